@@ -1,0 +1,149 @@
+"""What a checkpoint says about itself, and whether it fits a robot.
+
+The metadata lies beside the weights as `policy.json`. A mismatch between policy and robot is the most common cause of
+silent failure in the field (units, joint order, cameras, normalisation), so it is refused before anything moves.
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vla_contract.errors import ConfigError, MismatchError
+from vla_contract.robot import Robot, describe_errors
+
+METADATA_FILE = "policy.json"
+WEIGHTS_FILE = "model.safetensors"
+
+ActionSpace = Literal["joint_position", "joint_delta", "ee_pose", "ee_delta", "ee_delta_position"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CameraInput(_Strict):
+    """Pixels that the model takes from a camera; any native size is resampled to it."""
+
+    height: Annotated[int, Field(gt=0)]
+    width: Annotated[int, Field(gt=0)]
+
+
+class Statistics(_Strict):
+    """Normalisation of a vector: (x - mean) / std, entry by entry."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """mean and std, each (d,)."""
+        return np.array(self.mean), np.array(self.std)
+
+
+class PolicyMetadata(_Strict):
+    """Everything that a runtime must know of a policy to run it right.
+
+    Attributes:
+        name: of the policy.
+        digest: sha256 of the weights, hex; filled in on load.
+        cameras: name -> size; the names are those of the robot file.
+        joints: (n,) names, in the order of state and action; all of the robot's.
+        state: what the state vector holds, in order, with units, e.g. `["joint_position[rad]"]`.
+        action_space: how an action is meant.
+        action: what each entry of an action means, with its unit.
+        horizon: actions in a chunk; dt: s between two of them. Action k is meant for stamp + (k + 1) * dt.
+        tool_frame: the frame that end-effector actions move; None for joint actions.
+        statistics: vector name ("state", "action") -> normalisation.
+        training: free facts for people (data, seed, success rate).
+    """
+
+    name: str
+    digest: str = ""
+    cameras: dict[str, CameraInput]
+    joints: Annotated[tuple[str, ...], Field(min_length=1)]
+    state: tuple[str, ...]
+    action_space: ActionSpace
+    action: tuple[str, ...]
+    horizon: Annotated[int, Field(gt=0, le=1000)]
+    dt: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+    tool_frame: str | None = None
+    statistics: dict[str, Statistics]
+    training: dict[str, str | int | float] = {}
+
+
+def load_metadata(folder: str | Path) -> PolicyMetadata:
+    """Reads `policy.json` of a checkpoint folder and checks the digest of its weights, if it states one.
+
+    Raises:
+        ConfigError: when a file is missing or malformed, or the weights are not those that the metadata names.
+    """
+    folder = Path(folder)
+    path = folder / METADATA_FILE
+    try:
+        metadata = PolicyMetadata.model_validate(json.loads(path.read_text()))
+    except OSError as error:
+        raise ConfigError(f"checkpoint '{folder}' has no readable {METADATA_FILE}: {error.strerror}") from error
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(describe_errors(path, error)) from error
+    digest = file_digest(folder / WEIGHTS_FILE)
+    if metadata.digest and metadata.digest != digest:
+        raise ConfigError(
+            f"{folder / WEIGHTS_FILE} has sha256 {digest}, {METADATA_FILE} names {metadata.digest}: "
+            "the weights were changed or belong to another checkpoint; fetch the checkpoint again"
+        )
+    return metadata.model_copy(update={"digest": digest})
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file, hex.
+
+    Raises:
+        ConfigError: when it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error.strerror}") from error
+
+
+def check_fit(policy: PolicyMetadata, robot: Robot) -> None:
+    """Refuses a policy that does not fit the robot.
+
+    Raises:
+        MismatchError: with every misfit: which key, what the policy expects, what the robot has.
+    """
+    misfits = [
+        f"camera '{name}': the policy expects it, {robot.path.name} has {', '.join(sorted(robot.cameras)) or 'none'}"
+        for name in policy.cameras
+        if name not in robot.cameras
+    ]
+    if policy.joints != robot.joints:
+        misfits.append(f"joints: the policy expects {list(policy.joints)}, {robot.path.name} has {list(robot.joints)}")
+    if policy.action_space.startswith("ee_") and policy.tool_frame != robot.tool_frame:
+        misfits.append(f"tool_frame: the policy moves '{policy.tool_frame}', {robot.path.name} has '{robot.tool_frame}'")
+    for vector, names in (("state", policy.state), ("action", policy.action)):
+        misfits += _statistics_misfits(policy, vector, len(names))
+    if misfits:
+        raise MismatchError(f"policy '{policy.name}' does not fit robot '{robot.name}'", misfits)
+
+
+def _statistics_misfits(policy: PolicyMetadata, vector: str, size: int) -> list[str]:
+    statistics = policy.statistics.get(vector)
+    if statistics is None:
+        return [f"statistics.{vector}: missing, expected mean and std of {size} entries"]
+    misfits = [
+        f"statistics.{vector}.{key}: {len(values)} entries, expected {size}"
+        for key, values in (("mean", statistics.mean), ("std", statistics.std))
+        if len(values) != size
+    ]
+    if not all(map(math.isfinite, (*statistics.mean, *statistics.std))) or min(statistics.std, default=1.0) <= 0:
+        misfits.append(f"statistics.{vector}: {statistics}, expected finite means and positive deviations")
+    return misfits

@@ -1,0 +1,9 @@
+import pytest
+import rclpy
+
+
+@pytest.fixture
+def context():
+    rclpy.init()
+    yield
+    rclpy.try_shutdown()

@@ -1,0 +1,1 @@
+"""The only rclpy glue of the suite: everything that its nodes have in common, and nothing of what they are for."""

@@ -1,0 +1,154 @@
+"""Lifecycle base of the suite's nodes, and how a process runs one.
+
+What rclpy does not do: it hides exceptions in lifecycle callbacks, and lets others end the node without a word of
+what it was doing. Here every callback is guarded: an error is logged with its traceback and handed to
+`on_callback_error`, where a node decides what it means (the safety filter: stop).
+"""
+
+import functools
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from vla_contract.errors import VlaError
+
+from vla_node_base.parameters import declare
+
+EXIT_CONFIG = 2
+
+
+class VlaNode(LifecycleNode):
+    """A lifecycle node with parameters from a frozen dataclass.
+
+    A subclass sets `Parameters` and overrides `configure` (read files, make publishers; raise to refuse), `activate`,
+    `deactivate` and `cleanup`. Their errors are logged and refuse the transition.
+    """
+
+    Parameters: ClassVar[type]
+
+    def __init__(self, name: str, **options: Any):
+        super().__init__(name, **options)
+        self.params = declare(self, self.Parameters)
+        self.autostart = bool(self.declare_parameter("autostart", True).value)
+        self.sim_time = bool(self.get_parameter("use_sim_time").value)
+
+    # -- what a subclass provides
+
+    def configure(self) -> None:
+        """Reads configuration and creates interfaces. Raising refuses the transition."""
+
+    def activate(self) -> None:
+        """Begins to work. Raising refuses the transition."""
+
+    def deactivate(self) -> None:
+        """Stops to work; must leave the robot safe."""
+
+    def cleanup(self) -> None:
+        """Gives back what `configure` took."""
+
+    def on_callback_error(self, error: Exception) -> None:
+        """Called after an error in any callback was logged. The default ends the process: an unknown state is worse
+        than none."""
+        raise error
+
+    # -- clocks
+
+    def now_ns(self) -> int:
+        """ROS time [ns]: the simulator's clock under use_sim_time, else the wall clock."""
+        return int(self.get_clock().now().nanoseconds)
+
+    # -- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("configure", self.configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("activate", self.activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("deactivate", self.deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("clean up", self.cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._transition("shut down", self.cleanup)
+
+    def _transition(self, name: str, step: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            step()
+        except VlaError as error:
+            self.get_logger().error(f"cannot {name}: {error}")
+            return TransitionCallbackReturn.FAILURE
+        except Exception:
+            self.get_logger().error(f"cannot {name}: {traceback.format_exc()}")
+            return TransitionCallbackReturn.FAILURE
+        self.get_logger().debug(f"{name}: done")
+        return TransitionCallbackReturn.SUCCESS
+
+    # -- guarded callbacks
+
+    def guarded(self, callback: Callable[..., Any]) -> Callable[..., Any]:
+        """The callback with its errors logged and handed to `on_callback_error`."""
+
+        @functools.wraps(callback)
+        def guard(*args: Any) -> Any:
+            try:
+                return callback(*args)
+            except Exception as error:
+                name = getattr(callback, "__qualname__", repr(callback))
+                self.get_logger().error(f"error in {name}: {traceback.format_exc()}")
+                self.on_callback_error(error)
+                return None
+
+        return guard
+
+    def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **options: Any) -> Any:
+        return super().create_subscription(msg_type, topic, self.guarded(callback), *args, **options)
+
+    def create_timer(self, period: float, callback: Any, *args: Any, **options: Any) -> Any:
+        return super().create_timer(period, self.guarded(callback), *args, **options)
+
+
+def run(make_node: Callable[[], VlaNode]) -> None:
+    """Runs one node as a process until SIGINT or SIGTERM; ends with 0, or with 2 when it refuses its configuration."""
+    rclpy.init()
+    code = 0
+    node: VlaNode | None = None
+    try:
+        node = make_node()
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        if node.autostart and not _start(node):
+            code = EXIT_CONFIG
+        else:
+            executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except VlaError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = EXIT_CONFIG
+    finally:
+        if node is not None:
+            _end(node)
+        rclpy.try_shutdown()
+    sys.exit(code)
+
+
+def _start(node: VlaNode) -> bool:
+    done = TransitionCallbackReturn.SUCCESS
+    return node.trigger_configure() == done and node.trigger_activate() == done
+
+
+def _end(node: VlaNode) -> None:
+    try:
+        node.deactivate()
+        node.cleanup()
+        node.destroy_node()
+    except Exception:
+        # The process ends in any case; what went wrong is worth a line.
+        print(f"error while ending: {traceback.format_exc()}", file=sys.stderr)
