@@ -1,0 +1,319 @@
+"""The steps of setup. Each is a name, a fingerprint of what it depends on, and an action that may raise SetupError."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import environment
+from .process import run, say, succeeds
+from .state import Layout, SetupError, Stamps, fingerprint, package_fingerprint, packages
+
+_RERUN = "fix the cause shown above and run the same command again; finished steps are not repeated"
+_RENDERERS = {"egl": ("libegl1", "libgl1-mesa-dri"), "osmesa": ("libosmesa6",)}
+_GL_LIBRARIES = ("libEGL.so.1", "libEGL_mesa.so.0", "libEGL_nvidia.so.0", "libOSMesa.so.8", "libOSMesa.so.6")
+_GL_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
+_RENDER_PROBE = (
+    "import mujoco; m = mujoco.MjModel.from_xml_string('<mujoco><worldbody><geom size=\"1\"/></worldbody></mujoco>');"
+    "d = mujoco.MjData(m); r = mujoco.Renderer(m, 32, 32); mujoco.mj_forward(m, d); r.update_scene(d);"
+    "assert r.render().shape == (32, 32, 3)"
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """``name`` keys the stamp, ``title`` is shown, ``seen`` is the fingerprint that a finished step leaves.
+
+    ``act`` may return the fingerprint of what it worked on, where that can change under its hands.
+    """
+
+    name: str
+    title: str
+    seen: Callable[[], str]
+    act: Callable[[], str | None]
+
+
+class Setup:
+    """The steps for one layout. ``base_python`` is the interpreter that the venv is made from."""
+
+    def __init__(self, layout: Layout, base_python: Path, stamps: Stamps) -> None:
+        self.layout, self.base_python, self.stamps = layout, base_python, stamps
+        self.log = layout.log / "setup.log"
+
+    def steps(self) -> list[Step]:
+        return [
+            Step("tools", "compiler, headers and venv support", lambda: "3", self.tools),
+            Step("venv", "virtual environment", self._venv_seen, self.venv),
+            Step("python", "Python packages (the long step: about 2 GB)", self._python_seen, self.python),
+            Step("cmake", "CMake path repairs in the ROS wheels", self._cmake_seen, self.cmake),
+            Step("rendering", "rendering without a display", self._rendering_seen, self.rendering),
+            Step("workspace", "colcon build", self._workspace_seen, self.workspace),
+            Step("environment", "environment file and import check", self._environment_seen, self.environment),
+        ]
+
+    # -- system packages -------------------------------------------------------------------------------------------
+
+    def tools(self) -> None:
+        """C++ compiler, CMake, Python headers and ensurepip: what a wheel cannot bring."""
+        version = f"{sys.version_info.major}.{sys.version_info.minor}"
+        missing = [
+            package
+            for tool, package in (("g++", "g++"), ("make", "make"), ("cmake", "cmake"))
+            if not shutil.which(tool)
+        ]
+        if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+            missing.append(f"python{version}-dev")
+        if not self.layout.python.exists() and not succeeds([self.base_python, "-m", "ensurepip", "--version"]):
+            missing.append(f"python{version}-venv")
+        if missing and not self._apt(missing):
+            raise SetupError(
+                "system packages",
+                f"missing on this machine: {', '.join(missing)} (needed to compile the message types)",
+                f"{_apt_command(missing)}   and run the same command again",
+            )
+
+    def _apt(self, names: list[str]) -> bool:
+        """Install Debian packages when this process may; False when it may not or cannot."""
+        if os.geteuid() != 0 or not shutil.which("apt-get"):
+            return False
+        say(f"  installing Debian packages: {' '.join(names)}")
+        env = dict(os.environ) | {"DEBIAN_FRONTEND": "noninteractive"}
+        install = ["apt-get", "install", "-y", "--no-install-recommends", *names]
+        for command in (install, ["apt-get", "update"], install):  # the package lists may be absent or old
+            try:
+                run("system packages", command, self.log, env=env, remedy=_RERUN)
+            except SetupError:
+                continue
+            if command is install:
+                return True
+        return False
+
+    # -- Python ----------------------------------------------------------------------------------------------------
+
+    def _venv_seen(self) -> str:
+        return fingerprint(str(self.layout.venv), str(self.layout.system)) if self.layout.python.exists() else "absent"
+
+    def venv(self) -> None:
+        if not succeeds([self.layout.python, "-I", "-c", "import pip"]):
+            flags = ["--system-site-packages"] if self.layout.system else []
+            command = [self.base_python, "-m", "venv", "--clear", *flags, self.layout.venv]
+            run("virtual environment", command, self.log, remedy=_RERUN)
+            self.stamps.clear("python")
+
+    def requirement_files(self) -> list[Path]:
+        folder = self.layout.root / "requirements"
+        names = ["base.txt", "dev.txt"] + ([] if self.layout.system else [f"ros-{self.layout.distro}.txt"])
+        return [folder / name for name in names]
+
+    def _python_seen(self) -> str:
+        return fingerprint(*self.requirement_files(), self.layout.root / "requirements" / "no-deps.txt")
+
+    def python(self) -> None:
+        if not self.layout.system and platform.machine() != "x86_64":
+            raise SetupError(
+                "Python packages",
+                f"the ROS 2 wheels exist for x86_64, this machine is {platform.machine()}",
+                f"install ROS 2 {self.layout.distro}, source its setup.bash, and run the same command again",
+            )
+        pip = [self.layout.python, "-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary"]
+        wanted: list[str | Path] = []
+        for path in self.requirement_files():
+            wanted += ["-r", path]
+        if self.layout.system:
+            wanted = list(self._missing_requirements())
+        remedy = "check the network connection and the free space on the disk, then run the same command again"
+        env = dict(os.environ) | {"PYTHONNOUSERSITE": "1", "_ROS_WHEELS_BOOTSTRAP_COMPLETE": "1"}
+        if wanted:
+            run("Python packages", [*pip, *wanted], self.log, env=env, remedy=remedy)
+        no_deps = self.layout.root / "requirements" / "no-deps.txt"
+        run("Python packages", [*pip, "--no-deps", "-r", no_deps], self.log, env=env, remedy=remedy)
+
+    def _missing_requirements(self) -> list[str]:
+        """Beside a sourced ROS 2: what its interpreter lacks, with NumPy held at the version that ROS was built with.
+
+        A message type compiled against NumPy 1 does not load beside NumPy 2, so NumPy stays as it is; a package whose
+        pin needs a newer one is then left to pip's choice (OpenCV 5, for one, asks for NumPy 2).
+        """
+        script = (
+            "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+        )
+        env = dict(os.environ) | {"_ROS_WHEELS_BOOTSTRAP_COMPLETE": "1"}
+        listed = subprocess.run([self.layout.python, "-c", script], env=env, capture_output=True, text=True, check=True)
+        present = {_normal(name): version for name, version in _json_object(listed.stdout).items()}
+        return missing_requirements(
+            [line for path in self.requirement_files() for line in path.read_text().splitlines()], present
+        )
+
+    # -- ROS wheels ------------------------------------------------------------------------------------------------
+
+    def _cmake_seen(self) -> str:
+        return fingerprint(self._python_seen())
+
+    def cmake(self) -> None:
+        """Two paths of the machine that built the wheels are left in their CMake exports: point them at this venv."""
+        if self.layout.system:
+            return
+        script = "import sysconfig, numpy; print(sysconfig.get_paths()['include']); print(numpy.get_include())"
+        env = environment.child_environment(self.layout)
+        found = subprocess.run([self.layout.python, "-c", script], env=env, capture_output=True, text=True, check=False)
+        if found.returncode != 0:
+            raise SetupError("CMake path repairs", found.stderr.strip(), f"remove {self.layout.venv} and run again")
+        python_include, numpy_include = found.stdout.split("\n")[:2]
+        for path in self.layout.venv.glob("share/*/cmake/*.cmake"):
+            text = path.read_text()
+            repaired = repair_cmake(text, python_include, numpy_include)
+            if repaired != text:
+                path.write_text(repaired)
+
+    # -- rendering -------------------------------------------------------------------------------------------------
+
+    def _rendering_seen(self) -> str:
+        present = [
+            f"{folder}/{name}" for folder in _GL_FOLDERS for name in _GL_LIBRARIES if os.path.exists(f"{folder}/{name}")
+        ]
+        return fingerprint(present, self.stamps.values.get("python", ""))
+
+    def rendering(self) -> None:
+        """Find a way to render; install Mesa when there is none. Not fatal: only the simulator needs it."""
+        self.stamps.set("renderer", self._find_renderer() or self._install_renderer() or "")
+        if not self.renderer:
+            packages_needed = list(_RENDERERS["egl"])
+            say(
+                "  warning: MuJoCo can render neither with EGL nor with OSMesa; demo, eval and train need camera\n"
+                f"  images and will refuse to start, everything else works. Remedy: {_apt_command(packages_needed)}"
+            )
+
+    @property
+    def renderer(self) -> str | None:
+        return self.stamps.values.get("renderer") or None
+
+    def _find_renderer(self) -> str | None:
+        for name in _RENDERERS:
+            env = environment.child_environment(self.layout) | {"MUJOCO_GL": name, "PYOPENGL_PLATFORM": name}
+            if succeeds([self.layout.python, "-c", _RENDER_PROBE], env=env):
+                return name
+        return None
+
+    def _install_renderer(self) -> str | None:
+        for names in _RENDERERS.values():
+            if self._apt(list(names)) and (found := self._find_renderer()):
+                return found
+        return None
+
+    # -- workspace -------------------------------------------------------------------------------------------------
+
+    def _package_stamps(self) -> dict[str, str]:
+        tools = self.stamps.values.get("python", "")
+        return {
+            name: fingerprint(package_fingerprint(path), tools) for name, path in packages(self.layout.source).items()
+        }
+
+    def _workspace_seen(self) -> str:
+        return _workspace_fingerprint(self._package_stamps())
+
+    def workspace(self) -> str:
+        """Build what changed; forget packages that are gone."""
+        layout, current = self.layout, self._package_stamps()
+        for folder in layout.install.iterdir() if layout.install.is_dir() else ():
+            if folder.is_dir() and (folder / "share").is_dir() and folder.name not in current:
+                shutil.rmtree(folder)
+                shutil.rmtree(layout.build / folder.name, ignore_errors=True)
+        changed = [name for name, seen in current.items() if not self.stamps.matches(f"package:{name}", seen)]
+        if not changed:
+            return _workspace_fingerprint(current)
+        say(f"  building {', '.join(changed)}")
+        for name in changed:
+            _remove_dangling_links(layout.install / name)
+        command: list[str | Path] = [layout.venv / "bin" / "colcon", "--log-base", layout.log, "build"]
+        command += ["--base-paths", layout.source, "--build-base", layout.build, "--install-base", layout.install]
+        command += ["--symlink-install", "--continue-on-error", "--packages-select", *changed, "--event-handlers"]
+        command += ["console_direct+", "console_cohesion-", "--cmake-args", "-DCMAKE_BUILD_TYPE=Release", "-Wno-dev"]
+        if not any(c.name == "colcon" for c in (layout.venv / "bin").glob("colcon")):
+            command[0] = "colcon"  # a sourced ROS 2 brought its own
+        try:
+            env = environment.child_environment(layout)
+            run("colcon build", command, self.log, env=env, remedy=_RERUN, cwd=layout.root)
+        finally:  # also after a failure: what did build need not build again
+            for name in changed:
+                rc = layout.build / name / "colcon_build.rc"
+                if rc.is_file() and rc.read_text().strip() == "0" and (layout.install / name / "share").is_dir():
+                    self.stamps.set(f"package:{name}", current[name])
+                else:
+                    self.stamps.clear(f"package:{name}")
+        return _workspace_fingerprint(current)
+
+    # -- environment -----------------------------------------------------------------------------------------------
+
+    def _environment_seen(self) -> str:
+        if not self.layout.env_file.is_file():
+            return "absent"
+        parts = [self.stamps.values.get(name, "") for name in ("python", "workspace", "renderer")]
+        return fingerprint(Path(environment.__file__), self.layout.env_file, *parts)
+
+    def environment(self) -> None:
+        text = environment.shell_text(self.layout, self.renderer)
+        temporary = self.layout.env_file.with_suffix(".tmp")
+        temporary.write_text(text)
+        temporary.replace(self.layout.env_file)
+        modules = "import rclpy, numpy, sensor_msgs.msg as s; s.Imu(); s.Image()"
+        if "vla_msgs" in packages(self.layout.source):
+            modules += "; import vla_msgs.msg"
+        env = environment.child_environment(self.layout)
+        remedy = f"remove {self.layout.state} and run the same command again"
+        if self.layout.system:
+            remedy = "check that the sourced ROS 2 and its NumPy belong together, " + remedy
+        run("import check", [self.layout.python, "-c", modules], self.log, env=env, remedy=remedy)
+
+
+def repair_cmake(text: str, python_include: str, numpy_include: str) -> str:
+    """Replace the build machine's Python and NumPy include folders; idempotent."""
+    text = re.sub(r'/opt/python/[^;"\s]*/numpy/_core/include', lambda _: numpy_include, text)
+    return re.sub(r'/opt/python/[^;"\s/]+/include/python3\.\d+', lambda _: python_include, text)
+
+
+def missing_requirements(lines: list[str], present: dict[str, str]) -> list[str]:
+    """Pins of packages that are not ``present`` (normalised name to version) and that NumPy as present allows."""
+    wanted = []
+    for line in lines:
+        pin = line.split("#")[0].strip()
+        if not pin or _normal(pin.split("==")[0]) in present:
+            continue
+        old_numpy = present.get("numpy", "2").startswith("1.")
+        if old_numpy and pin.startswith("opencv-python-headless"):
+            pin = "opencv-python-headless<4.12"
+        wanted.append(pin)
+    return wanted + ([f"numpy=={present['numpy']}"] if wanted and "numpy" in present else [])
+
+
+def _workspace_fingerprint(stamps: dict[str, str]) -> str:
+    return fingerprint([f"{name}={value}" for name, value in stamps.items()])
+
+
+def _json_object(text: str) -> dict[str, str]:
+    return dict(json.loads(text))
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _apt_command(names: list[str]) -> str:
+    return f"sudo apt-get update && sudo apt-get install -y {' '.join(names)}"
+
+
+def _remove_dangling_links(folder: Path) -> None:
+    """A symlink install leaves links to data files that were deleted or renamed since."""
+    for where, _, files in os.walk(folder):
+        for name in files:
+            path = Path(where, name)
+            if path.is_symlink() and not path.exists():
+                path.unlink()
