@@ -92,7 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
                 stamps = Stamps.load(path)  # another run may have finished meanwhile
                 if options.force:
                     stamps.values.clear()
-                run_steps(Setup(layout, base_python(), stamps), stamps)
+                setup = Setup(layout, base_python(), stamps)
+                if pending(setup.steps(), stamps):
+                    run_steps(setup, stamps)
         elif not options.quiet:
             say(f"ROS 2 {layout.distro} in {layout.state}: nothing to do")
     except SetupError as error:

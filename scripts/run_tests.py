@@ -166,16 +166,17 @@ class Runner:
         say(outcome.line())
 
     def static(self) -> None:
+        imports = "from importlinter.cli import lint_imports_command; lint_imports_command()"
         checks = {
-            "lint (ruff)": ["ruff", "check", "."],
-            "format (ruff)": ["ruff", "format", "--check", "."],
-            "types (mypy)": ["mypy"],
-            "imports (import-linter)": ["lint-imports", "--cache-dir", str(self.results.parent / "import-linter")],
+            "lint (ruff)": ["-m", "ruff", "check", "."],
+            "format (ruff)": ["-m", "ruff", "format", "--check", "."],
+            "types (mypy)": ["-m", "mypy"],
+            "imports (import-linter)": ["-c", imports, "--cache-dir", str(self.results.parent / "import-linter")],
         }
-        for name, (program, *arguments) in checks.items():
+        for name, arguments in checks.items():
             started = time.monotonic()
-            log = self.results / f"{program}.log"
-            command = [str(Path(sys.executable).parent / program), *arguments]
+            log = self.results / f"{name.split()[0]}.log"
+            command = [sys.executable, *arguments]
             code = run_logged(command, log, self.env, PACKAGE_TIMEOUT_S, self.options.verbose)
             outcome = Outcome(name)
             if code == 0:
@@ -205,7 +206,7 @@ class Runner:
                 *arguments,
             ]
         else:
-            command = [str(Path(sys.executable).parent / "colcon"), "--log-base", str(self.results / "colcon"), "test"]
+            command = [sys.executable, "-m", "colcon", "--log-base", str(self.results / "colcon"), "test"]
             command += ["--base-paths", str(SOURCE), "--build-base", str(self.build), "--install-base"]
             command += [str(self.install), "--test-result-base", str(base), "--packages-select", name]
             command += [

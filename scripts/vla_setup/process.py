@@ -21,13 +21,13 @@ def say(text: str) -> None:
 
 
 def tail(log: Path, lines: int = _TAIL_LINES) -> str:
-    """The last lines of a log, without the noise of pip's progress bars."""
+    """The last lines of a log, indented, without empty lines and with very long ones cut."""
     try:
         text = log.read_text(errors="replace")
     except OSError:
         return ""
     kept = [line.rstrip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    return "\n".join("        " + line for line in kept[-lines:])
+    return "\n".join("        " + line[:300] for line in kept[-lines:])
 
 
 def _last_line(log: Path) -> str:

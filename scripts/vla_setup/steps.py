@@ -15,10 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import environment
-from .process import run, say, succeeds
+from .process import run, say, succeeds, tail
 from .state import Layout, SetupError, Stamps, fingerprint, package_fingerprint, packages
 
 _RERUN = "fix the cause shown above and run the same command again; finished steps are not repeated"
+# Beside a sourced ROS 2 these stay as they came with it: launch_testing's pytest plugin does not load in every pytest.
+# All else is pinned in the venv, colcon too, so that the workspace's scripts start with the venv's Python, and NumPy:
+# ROS message types do not use its C API, and load with another NumPy than they were compiled against.
+_HELD = re.compile(r"pytest|pytest-.*|pluggy|iniconfig")
 _RENDERERS = {"egl": ("libegl1", "libgl1-mesa-dri"), "osmesa": ("libosmesa6",)}
 _GL_LIBRARIES = ("libEGL.so.1", "libEGL_mesa.so.0", "libEGL_nvidia.so.0", "libOSMesa.so.8", "libOSMesa.so.6")
 _GL_FOLDERS = ("/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib64", "/usr/lib")
@@ -105,7 +109,7 @@ class Setup:
     def venv(self) -> None:
         if not succeeds([self.layout.python, "-I", "-c", "import pip"]):
             flags = ["--system-site-packages"] if self.layout.system else []
-            command = [self.base_python, "-m", "venv", "--clear", *flags, self.layout.venv]
+            command: list[str | Path] = [self.base_python, "-m", "venv", "--clear", *flags, self.layout.venv]
             run("virtual environment", command, self.log, remedy=_RERUN)
             self.stamps.clear("python")
 
@@ -124,7 +128,14 @@ class Setup:
                 f"the ROS 2 wheels exist for x86_64, this machine is {platform.machine()}",
                 f"install ROS 2 {self.layout.distro}, source its setup.bash, and run the same command again",
             )
-        pip = [self.layout.python, "-m", "pip", "install", "--disable-pip-version-check", "--prefer-binary"]
+        pip: list[str | Path] = [
+            self.layout.python,
+            "-m",
+            "pip",
+            "install",
+            "--disable-pip-version-check",
+            "--prefer-binary",
+        ]
         wanted: list[str | Path] = []
         for path in self.requirement_files():
             wanted += ["-r", path]
@@ -132,17 +143,14 @@ class Setup:
             wanted = list(self._missing_requirements())
         remedy = "check the network connection and the free space on the disk, then run the same command again"
         env = dict(os.environ) | {"PYTHONNOUSERSITE": "1", "_ROS_WHEELS_BOOTSTRAP_COMPLETE": "1"}
+        env.pop("PYTHONPATH", None)  # pip would take what lies there for installed
         if wanted:
             run("Python packages", [*pip, *wanted], self.log, env=env, remedy=remedy)
         no_deps = self.layout.root / "requirements" / "no-deps.txt"
         run("Python packages", [*pip, "--no-deps", "-r", no_deps], self.log, env=env, remedy=remedy)
 
     def _missing_requirements(self) -> list[str]:
-        """Beside a sourced ROS 2: what its interpreter lacks, with NumPy held at the version that ROS was built with.
-
-        A message type compiled against NumPy 1 does not load beside NumPy 2, so NumPy stays as it is; a package whose
-        pin needs a newer one is then left to pip's choice (OpenCV 5, for one, asks for NumPy 2).
-        """
+        """Requirements beside a sourced ROS 2, whose own packages are visible from the venv."""
         script = (
             "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
         )
@@ -233,23 +241,36 @@ class Setup:
         say(f"  building {', '.join(changed)}")
         for name in changed:
             _remove_dangling_links(layout.install / name)
-        command: list[str | Path] = [layout.venv / "bin" / "colcon", "--log-base", layout.log, "build"]
+            self._return_code(name).unlink(missing_ok=True)  # an old success must not pass for a new one
+        command: list[str | Path] = [layout.python, "-m", "colcon", "--log-base", layout.log, "build"]
         command += ["--base-paths", layout.source, "--build-base", layout.build, "--install-base", layout.install]
         command += ["--symlink-install", "--continue-on-error", "--packages-select", *changed, "--event-handlers"]
         command += ["console_direct+", "console_cohesion-", "--cmake-args", "-DCMAKE_BUILD_TYPE=Release", "-Wno-dev"]
-        if not any(c.name == "colcon" for c in (layout.venv / "bin").glob("colcon")):
-            command[0] = "colcon"  # a sourced ROS 2 brought its own
+        env = environment.child_environment(layout)
         try:
-            env = environment.child_environment(layout)
             run("colcon build", command, self.log, env=env, remedy=_RERUN, cwd=layout.root)
+        except SetupError as error:
+            failed = [name for name in changed if not self._built(name)]
+            logs = [layout.log / "latest_build" / name / "stderr.log" for name in failed]
+            why = "\n".join(f"{log} ends with\n{tail(log, 12)}" for log in logs if log.is_file())
+            raise SetupError(
+                f"colcon build of {', '.join(failed) or 'the workspace'}", why or error.why, _RERUN
+            ) from error
         finally:  # also after a failure: what did build need not build again
             for name in changed:
-                rc = layout.build / name / "colcon_build.rc"
-                if rc.is_file() and rc.read_text().strip() == "0" and (layout.install / name / "share").is_dir():
+                if self._built(name):
                     self.stamps.set(f"package:{name}", current[name])
                 else:
                     self.stamps.clear(f"package:{name}")
+            self._write_environment()
         return _workspace_fingerprint(current)
+
+    def _return_code(self, name: str) -> Path:
+        return self.layout.build / name / "colcon_build.rc"
+
+    def _built(self, name: str) -> bool:
+        code = self._return_code(name)
+        return code.is_file() and code.read_text().strip() == "0" and (self.layout.install / name / "share").is_dir()
 
     # -- environment -----------------------------------------------------------------------------------------------
 
@@ -259,12 +280,17 @@ class Setup:
         parts = [self.stamps.values.get(name, "") for name in ("python", "workspace", "renderer")]
         return fingerprint(Path(environment.__file__), self.layout.env_file, *parts)
 
-    def environment(self) -> None:
-        text = environment.shell_text(self.layout, self.renderer)
+    def _write_environment(self) -> None:
         temporary = self.layout.env_file.with_suffix(".tmp")
-        temporary.write_text(text)
-        temporary.replace(self.layout.env_file)
-        modules = "import rclpy, numpy, sensor_msgs.msg as s; s.Imu(); s.Image()"
+        temporary.write_text(environment.shell_text(self.layout, self.renderer))
+        temporary.replace(self.layout.env_file)  # whole or not at all: another shell may be sourcing it
+
+    def environment(self) -> None:
+        self._write_environment()
+        modules = (
+            "import rclpy.serialization as r, sensor_msgs.msg as s; m = s.Imu(); m.orientation_covariance[8] = 2.0;"
+            "assert r.deserialize_message(r.serialize_message(m), s.Imu).orientation_covariance[8] == 2.0"
+        )
         if "vla_msgs" in packages(self.layout.source):
             modules += "; import vla_msgs.msg"
         env = environment.child_environment(self.layout)
@@ -281,17 +307,13 @@ def repair_cmake(text: str, python_include: str, numpy_include: str) -> str:
 
 
 def missing_requirements(lines: list[str], present: dict[str, str]) -> list[str]:
-    """Pins of packages that are not ``present`` (normalised name to version) and that NumPy as present allows."""
-    wanted = []
-    for line in lines:
-        pin = line.split("#")[0].strip()
-        if not pin or _normal(pin.split("==")[0]) in present:
-            continue
-        old_numpy = present.get("numpy", "2").startswith("1.")
-        if old_numpy and pin.startswith("opencv-python-headless"):
-            pin = "opencv-python-headless<4.12"
-        wanted.append(pin)
-    return wanted + ([f"numpy=={present['numpy']}"] if wanted and "numpy" in present else [])
+    """The pins to install beside a sourced ROS 2, where ``present`` maps normalised names to versions.
+
+    All pins, except packages that ROS itself is tested with: those stay at the version that came with it.
+    """
+    pins = [line.split("#")[0].strip() for line in lines]
+    named = [(pin, _normal(pin.split("==")[0])) for pin in pins if pin]
+    return [pin for pin, name in named if name not in present or not _HELD.fullmatch(name)]
 
 
 def _workspace_fingerprint(stamps: dict[str, str]) -> str:

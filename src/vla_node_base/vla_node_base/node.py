@@ -6,7 +6,9 @@ what it was doing. Here every callback is guarded: an error is logged with its t
 """
 
 import functools
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -14,11 +16,13 @@ from typing import Any, ClassVar
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
 from vla_contract.errors import VlaError
 
 from vla_node_base.parameters import declare
 
 EXIT_CONFIG = 2
+_SIGNAL_LATENCY = 0.1  # s until a signal is seen by a node that has nothing to do
 
 
 class VlaNode(LifecycleNode):
@@ -115,8 +119,15 @@ class VlaNode(LifecycleNode):
 
 
 def run(make_node: Callable[[], VlaNode]) -> None:
-    """Runs one node as a process until SIGINT or SIGTERM; ends with 0, or with 2 when it refuses its configuration."""
-    rclpy.init()
+    """Runs one node as a process until SIGINT or SIGTERM; ends with 0, or with 2 when it refuses its configuration.
+
+    Signals only ask for the end. rclpy's own handlers would shut the context down at once: the callback in progress
+    would fail, and nothing that `deactivate` has to say could leave the process any more.
+    """
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     code = 0
     node: VlaNode | None = None
     try:
@@ -126,7 +137,8 @@ def run(make_node: Callable[[], VlaNode]) -> None:
         if node.autostart and not _start(node):
             code = EXIT_CONFIG
         else:
-            executor.spin()
+            while not stop.is_set():
+                executor.spin_once(timeout_sec=_SIGNAL_LATENCY)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except VlaError as error:

@@ -1,0 +1,104 @@
+"""The command line's contract: help, exit codes, and where the JSON goes. No system is started here."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from vla_bringup.cli.operate import parse_words
+from vla_bringup.domains import free_domain
+from vla_contract.errors import ConfigError
+
+COMMANDS = (
+    "setup", "demo", "eval", "train", "test", "bench", "run", "status", "instruct", "arm", "disarm", "estop", "reset"
+)  # fmt: skip
+
+
+def vla(*words, domain=None):
+    environment = {**os.environ, "TERM": "dumb", "COLUMNS": "120"}
+    if domain is not None:
+        environment["ROS_DOMAIN_ID"] = str(domain)
+    return subprocess.run(
+        [sys.executable, "-m", "vla_bringup.cli", *words], capture_output=True, text=True, timeout=60, env=environment
+    )
+
+
+def test_help_lists_every_command_and_the_exit_codes():
+    answer = vla("--help")
+    assert answer.returncode == 0
+    assert all(f" {command} " in answer.stdout for command in COMMANDS)
+    assert "130 Ctrl-C" in answer.stdout
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("setup", "train", "test", "bench")])
+def test_every_command_explains_itself(command):
+    answer = vla(command, "--help")
+    assert answer.returncode == 0
+    assert "Usage: vla" in answer.stdout
+
+
+def test_help_is_quick():
+    began = time.monotonic()
+    answer = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "vla_bringup.cli", "--help"], capture_output=True, text=True
+    )
+    assert time.monotonic() - began < 5.0
+    heavy = {"numpy", "scipy", "rclpy", "mujoco", "torch", "yaml", "pydantic"}
+    imported = {line.rsplit("|", 1)[-1].strip() for line in answer.stderr.splitlines() if "|" in line}
+    assert not heavy & imported
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("demo", "--no-such-option"),
+        ("demo", "--seed", "-1"),
+        ("demo", "--instruction", "put it away"),
+        ("demo", "--robot", "no_such_robot"),
+        ("eval", "--trials", "0"),
+        ("eval", "--trials", "1", "--instruction", "put it away"),
+        ("run",),
+        ("run", "robot=fr3"),
+        ("run", "robot=no_such_robot", "policy=flow"),
+        ("bench", "no_such_benchmark"),
+        ("no_such_command",),
+    ],
+)
+def test_wrong_usage_ends_with_2(words):
+    answer = vla(*words)
+    assert answer.returncode == 2, answer.stderr
+    assert answer.stderr.strip()
+    assert "Traceback" not in answer.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "eval"])
+def test_json_is_the_last_line_of_stdout_even_of_a_failure(command):
+    answer = vla(command, "--json", "--instruction", "put it away")
+    (line,) = answer.stdout.splitlines()
+    report = json.loads(line)
+    assert "names no colour" in report["error"]
+    required = {
+        "demo": {"success", "placed", "duration_s", "startup_s", "decisions"},
+        "eval": {"trials", "successes", "success_rate", "ci95", "wrong_object", "per_instruction", "seed", "policy_digest"},
+    }
+    assert required[command] <= report.keys()
+
+
+@pytest.mark.parametrize("command", ["status", "arm"])
+def test_without_a_system_the_answer_is_3(command):
+    with free_domain() as domain:
+        answer = vla(command, "--json", domain=domain)
+    assert answer.returncode == 3
+    assert isinstance(json.loads(answer.stdout.splitlines()[-1]), dict)
+
+
+def test_words_of_run():
+    assert parse_words(["robot=fr3", "policy=a=b"]) == {"robot": "fr3", "policy": "a=b"}
+
+
+@pytest.mark.parametrize("words", [["robot"], ["robot="], ["robot=a", "robot=b"], ["speed=1"], ["policy=a"]])
+def test_wrong_words_are_named(words):
+    with pytest.raises(ConfigError):
+        parse_words(words)

@@ -1,0 +1,1 @@
+"""Starts the suite: the list of its nodes, the launch files, the process runner, the command line, configuration."""

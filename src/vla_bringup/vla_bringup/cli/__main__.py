@@ -1,0 +1,5 @@
+"""Entry point."""
+
+from vla_bringup.cli.app import main
+
+main()

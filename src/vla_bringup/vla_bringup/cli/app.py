@@ -1,0 +1,186 @@
+"""All commands with their options. What they do lies in the other modules and is imported when it is needed: `--help`
+must be there at once."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vla_bringup.cli.console import EPILOG, Console, interruptible, reported
+
+app = typer.Typer(
+    name="vla",
+    help="Runs Vision-Language-Action policies on robots through ROS 2, behind a safety filter.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout; words go to stderr.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for results (default: .vla/runs/…).")]
+RobotName = Annotated[str, typer.Option("--robot", help="Name in config/robots, or path of a robot file.")]
+PolicyName = Annotated[str, typer.Option("--policy", help="Name in config/policies, or path of a policy file.")]
+SafetyName = Annotated[str, typer.Option("--safety", help="Name in config/safety, or path (default: the robot file's).")]
+Instruction = Annotated[str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="What to do, in a sentence.")]
+Target = Annotated[
+    str | None, typer.Option("--target", metavar="COLOUR", help="The cube that is judged, where the sentence does not say.")
+]
+Timeout = Annotated[float, typer.Option(min=0, help="Time for a task, in simulated seconds (0: the policy's own).")]
+Domain = Annotated[int | None, typer.Option(min=0, max=232, help="ROS domain.", envvar="ROS_DOMAIN_ID", show_envvar=True)]
+OwnDomain = Annotated[int | None, typer.Option("--domain", min=0, max=232, help="ROS domain (default: a free one).")]
+
+DEFAULT_INSTRUCTION = "put the red cube in the tray"
+_PASS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@app.command(context_settings=_PASS, epilog=EPILOG)
+def setup(context: typer.Context) -> None:
+    """Install what is missing and build the workspace. Every other command does so by itself."""
+    from vla_bringup.cli.tools import run_setup
+
+    raise typer.Exit(run_setup(context.args))
+
+
+@app.command(epilog=EPILOG)
+def demo(
+    instruction: Instruction = DEFAULT_INSTRUCTION,
+    seed: Annotated[int, typer.Option(min=0, help="Of the scene.")] = 7,
+    view: Annotated[bool, typer.Option("--view", help="Open a live window.")] = False,
+    out: Out = None,
+    robot: RobotName = "fr3_sim",
+    policy: PolicyName = "flow",
+    safety: SafetyName = "",
+    target: Target = None,
+    timeout: Timeout = 0.0,
+    lockstep: Annotated[bool, typer.Option("--lockstep", help="The simulator's clock waits for the nodes.")] = False,
+    film: Annotated[bool, typer.Option(help="Draw contact sheet and film.")] = True,
+    domain: OwnDomain = None,
+    as_json: Json = False,
+) -> None:
+    """Start the simulated cell, give the robot a sentence, and see it obeyed.
+
+    Ends with 0 only if the simulator's ground truth says that the named cube is in the tray.
+    """
+    from vla_bringup.cli.demo import Demo
+
+    chosen = Demo(
+        instruction or "", seed, out, robot, policy, safety, target, timeout, lockstep, view, film, domain, Console(as_json)
+    )
+    interruptible(chosen.run)
+
+
+@app.command("eval", epilog=EPILOG)
+def evaluate(
+    trials: Annotated[int, typer.Option(min=1, help="Randomised scenes.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same scenes and sentences.")] = 0,
+    instruction: Instruction = None,
+    target: Target = None,
+    blank: Annotated[bool, typer.Option("--blank", help="Give the policy an empty sentence.")] = False,
+    realtime: Annotated[bool, typer.Option("--realtime", help="Do not let the simulator wait for the nodes.")] = False,
+    out: Out = None,
+    robot: RobotName = "fr3_sim",
+    policy: PolicyName = "flow",
+    safety: SafetyName = "",
+    timeout: Timeout = 0.0,
+    films: Annotated[int, typer.Option(min=0, help="Film at most so many failures.")] = 5,
+    domain: OwnDomain = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the success rate over randomised scenes, through the whole running system.
+
+    Without --instruction the three colours come in equal parts, each with several wordings.
+    """
+    from vla_bringup.cli.evaluate import Evaluation
+
+    chosen = Evaluation(
+        trials, seed, instruction, target, blank, realtime, out, robot, policy, safety, timeout, films, domain, Console(as_json)
+    )
+    interruptible(chosen.run)
+
+
+@app.command(context_settings=_PASS, epilog=EPILOG)
+def train(context: typer.Context) -> None:
+    """Make the shipped policy again from nothing. Options: `./vla train --help`."""
+    from vla_bringup.cli.tools import run_module
+
+    run_module("vla_learning.train", context.args)
+
+
+@app.command(context_settings=_PASS, epilog=EPILOG)
+def test(context: typer.Context) -> None:
+    """Run the tests: lint, types, import contracts, unit, property, system. Options: `./vla test --help`."""
+    from vla_bringup.cli.tools import run_tests
+
+    run_tests(context.args)
+
+
+@app.command(context_settings=_PASS, epilog=EPILOG)
+def bench(context: typer.Context) -> None:
+    """Measure speed: `./vla bench safety`."""
+    from vla_bringup.cli.tools import run_bench
+
+    run_bench(context.args)
+
+
+@app.command(epilog=EPILOG)
+def run(
+    words: Annotated[list[str], typer.Argument(metavar="robot=… policy=… [safety=…]", help="Names in config/, or paths.")],
+    out: Out = None,
+    domain: Domain = None,
+) -> None:
+    """Run the system on the topics of a robot file, without the simulator, until Ctrl-C.
+
+    Nothing moves before `./vla arm` and `./vla instruct`.
+    """
+    from vla_bringup.cli.operate import run_system
+
+    console = Console(False)
+    with reported(console):
+        interruptible(lambda: run_system(words, out, domain, console))
+
+
+@app.command(epilog=EPILOG)
+def status(domain: Domain = None, robot: RobotName = "fr3_sim", as_json: Json = False) -> None:
+    """What the running system does. Ends with 3 when there is none."""
+    from vla_bringup.cli.operate import show_status
+
+    show_status(robot, domain, Console(as_json))
+
+
+@app.command(epilog=EPILOG)
+def instruct(
+    instruction: Annotated[str, typer.Argument(help="What to do, in a sentence.")],
+    timeout: Annotated[float, typer.Option(min=0, help="Time for the task in s (0: the policy's own).")] = 0.0,
+    domain: Domain = None,
+    robot: RobotName = "fr3_sim",
+    as_json: Json = False,
+) -> None:
+    """Give the running system a sentence and follow it to its end. Ctrl-C cancels the task."""
+    from vla_bringup.cli.operate import send_instruction
+
+    interruptible(lambda: send_instruction(instruction, timeout, robot, domain, Console(as_json)))
+
+
+def _trigger(name: str, text: str) -> None:
+    def call(domain: Domain = None, robot: RobotName = "fr3_sim", as_json: Json = False) -> None:
+        from vla_bringup.cli.operate import call_trigger
+
+        call_trigger(name, robot, domain, Console(as_json))
+
+    call.__doc__ = text
+    app.command(name, epilog=EPILOG)(call)
+
+
+_trigger("arm", "Let the safety filter pass verified motion. It refuses unless inputs are fresh and the robot rests.")
+_trigger("disarm", "Stop, and pass nothing more.")
+_trigger("estop", "Stop now and latch. Only `./vla reset` leaves this state, and it does not resume motion.")
+_trigger("reset", "Leave the latched stop once the robot rests. Arm again to move.")
+
+
+def main() -> None:
+    """Runs the command line."""
+    os.environ.setdefault("TERM", "dumb")
+    app(prog_name="vla")

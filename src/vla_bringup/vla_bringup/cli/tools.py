@@ -1,0 +1,59 @@
+"""Commands that belong to other packages or to the checkout: setup, train, test, bench."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from vla_bringup.cli.console import USAGE
+
+BENCHMARKS = {"safety": "vla_safety.bench"}
+
+
+def run_module(module: str, arguments: list[str]) -> NoReturn:
+    """Becomes `python -m module`."""
+    try:
+        found = importlib.util.find_spec(module)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        print(f"error: module '{module}' is not installed; run ./vla setup", file=sys.stderr)
+        raise SystemExit(USAGE)
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+def run_bench(arguments: list[str]) -> NoReturn:
+    """`bench NAME …`"""
+    if not arguments or arguments[0] not in BENCHMARKS:
+        asked = f"unknown benchmark '{arguments[0]}'; " if arguments and not arguments[0].startswith("-") else ""
+        print(f"usage: vla bench {{{','.join(BENCHMARKS)}}} [options]")
+        if asked:
+            print(f"error: {asked}known: {', '.join(BENCHMARKS)}", file=sys.stderr)
+        raise SystemExit(0 if arguments and arguments[0] in ("-h", "--help") else USAGE)
+    run_module(BENCHMARKS[arguments[0]], arguments[1:])
+
+
+def run_setup(arguments: list[str]) -> int:
+    """The checkout's own setup, which needs nothing but Python."""
+    return _script("bootstrap.py", arguments)
+
+
+def run_tests(arguments: list[str]) -> NoReturn:
+    """The checkout's test runner."""
+    raise SystemExit(_script("run_tests.py", arguments))
+
+
+def _script(name: str, arguments: list[str]) -> int:
+    script = checkout() / "scripts" / name
+    if not script.is_file():
+        print(f"error: '{script}' does not exist: this command needs a checkout of the suite", file=sys.stderr)
+        return USAGE
+    return subprocess.call([sys.executable, str(script), *arguments])
+
+
+def checkout() -> Path:
+    """The top of the source checkout: $VLA_ROOT, else where this file lies."""
+    return Path(os.environ.get("VLA_ROOT") or Path(__file__).resolve().parents[4])

@@ -1,0 +1,1 @@
+"""How the shipped policy is made: demonstrations by the expert, training, corrections, evaluation. No ROS."""

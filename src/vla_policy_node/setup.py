@@ -1,0 +1,30 @@
+from glob import glob
+
+from setuptools import find_packages, setup
+
+package_name = "vla_policy_node"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    package_data={package_name: ["py.typed"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
+        (f"share/{package_name}", ["package.xml"]),
+        (f"share/{package_name}/models/flow", glob("models/flow/*")),
+    ],
+    install_requires=["setuptools", "numpy", "pydantic", "msgpack"],
+    zip_safe=False,  # the worker's interpreter reads the sources from their folder
+    maintainer="VLA suite maintainers",
+    maintainer_email="maintainers@example.com",
+    description="Runs vision-language-action policies: observes, infers in a worker process, schedules chunks.",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": ["vla_policy_node = vla_policy_node.node:main"],
+        "vla_policy_node.backends": [
+            "flow = vla_policy_node.backends.flow:load",
+            "replay = vla_policy_node.backends.replay:load",
+        ],
+    },
+)

@@ -1,0 +1,62 @@
+"""What the tests of action spaces and remote policies share: robots, observations, free ports."""
+
+import socket
+from pathlib import Path
+
+import numpy as np
+
+from vla_contract.observation import Observation
+from vla_contract.robot import Robot, load_robot
+
+BRINGUP = Path(__file__).parents[2] / "vla_bringup"
+FR3 = load_robot(BRINGUP / "config" / "robots" / "fr3_sim.yaml")
+HOME = np.array(FR3.home)
+STAMP = 1_700_000_000_000_000_000
+
+
+def aloha() -> Robot:
+    """A two-armed robot of 14 joints, none of them named as the gripper."""
+    joints = tuple(
+        f"{side}/{joint}"
+        for side in ("left", "right")
+        for joint in ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+    )
+    names = ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
+    cameras = {
+        name: {"topic": f"/{name}/image_raw", "frame": name, "width": 640, "height": 480, "rate": 30.0}
+        for name in names
+    }
+    return Robot.model_validate(
+        {
+            "name": "aloha",
+            "description": {"urdf": "aloha.urdf", "srdf": "aloha.srdf", "joint_limits": "aloha.yaml"},
+            "base_frame": "base",
+            "tool_frame": "tool",
+            "joints": joints,
+            "home": [0.0] * 14,
+            "cameras": cameras,
+            "safety": "none",
+        }
+    )
+
+
+def observation(robot: Robot = FR3, seed: int = 0, instruction: str = "put the red cube in the tray") -> Observation:
+    """Random pictures of the robot's cameras, the robot near home."""
+    random = np.random.default_rng(seed)
+    return Observation(
+        stamp_ns=STAMP + seed,
+        images={
+            name: random.integers(0, 256, (camera.height, camera.width, 3), dtype=np.uint8)
+            for name, camera in robot.cameras.items()
+        },
+        positions=np.array(robot.home) + random.uniform(0, 0.02, len(robot.joints)) * -1,
+        velocities=random.normal(0, 0.1, len(robot.joints)),
+        instruction=instruction,
+    )
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,223 @@
+"""The node as a process, with real topics around it."""
+
+import itertools
+import os
+
+import numpy as np
+import pytest
+from action_msgs.msg import GoalStatus
+from conftest import write_policy, write_recording
+from rig import Rig
+from vla_msgs.action import ExecuteTask
+from vla_msgs.msg import PolicyStatus, SafetyState
+from vla_node_base.conversions import chunk_from_msg, duration_msg, time_msg, trajectory_msg
+from vla_contract.interpolation import Trajectory
+
+DOMAINS = itertools.count(30 + os.getpid() % 40)
+Result = ExecuteTask.Result
+
+
+@pytest.fixture
+def start(robot, recording, tmp_path):
+    rigs = []
+
+    def make(parameters=(), ready=True, **policy):
+        rig = Rig(robot.path, write_policy(tmp_path, **policy), next(DOMAINS), parameters)
+        rigs.append(rig)
+        if ready:
+            rig.wait_state(PolicyStatus.READY)
+        return rig
+
+    yield make
+    for rig in rigs:
+        rig.close()
+
+
+def test_a_task_from_goal_to_success(start):
+    rig = start()
+    feedback = []
+    handle = rig.send(feedback=lambda m: feedback.append(m.feedback))
+    assert handle.accepted
+    status, result = rig.result(handle)
+    assert status == GoalStatus.STATUS_SUCCEEDED and result.outcome == Result.SUCCEEDED, result.message
+    assert "progress >= 0.9 in 3 chunks in a row" in result.message
+    assert 2.5 < result.duration.sec + result.duration.nanosec * 1e-9 < 8
+    messages = [m for _, m in rig.chunks]
+    assert [m.sequence for m in messages] == list(range(1, len(messages) + 1)) and len(messages) >= 6
+    first = messages[0]
+    assert first.policy == "replay:wave" and len(first.policy_digest) == 64 and first.header.frame_id == "base"
+    assert first.task_id and first.instruction == "wave" and {m.task_id for m in messages} == {first.task_id}
+    assert all(len(p.velocities) == len(p.accelerations) == 3 for m in messages for p in m.trajectory.points)
+    # Chunks come two to three times a second, each with points ahead of it only.
+    assert all(0.3e9 < b - a < 0.7e9 for a, b in itertools.pairwise(rig.chunk_stamps()[:5]))
+    for received, message in rig.chunks:
+        chunk = chunk_from_msg(message)
+        assert chunk.stamp_ns + chunk.trajectory.start * 1e9 >= received - 0.1e9
+    assert feedback[-1].chunks >= 5 and feedback[-1].progress > 0.8
+    assert [t.text for t in rig.traces][0] == "task begins" and "SUCCEEDED" in rig.traces[-1].text
+    last = rig.wait_state(PolicyStatus.READY)
+    assert last.starved == 0 and last.splice_step < 1e-6 and last.inference_p95 < 1.0
+    assert last.streams == ["camera front", "camera wrist", "joint_states"] and max(last.stream_ages) < 0.5
+
+
+def test_chunks_continue_each_other(start):
+    rig = start(options={"cameras": ["front"], "at_end": "again"})
+    rig.send()
+    rig.spin(lambda: len(rig.chunks) >= 6)
+    for (_, before), (_, after) in itertools.pairwise(rig.chunks):
+        old, new = chunk_from_msg(before), chunk_from_msg(after)
+        shift = (new.stamp_ns - old.stamp_ns) * 1e-9
+        start_time = new.trajectory.start
+        frozen = np.linspace(start_time, start_time + 0.09, 20)
+        a, b = old.trajectory.sample(frozen + shift), new.trajectory.sample(frozen)
+        np.testing.assert_allclose(b.positions, a.positions, atol=1e-6)
+        np.testing.assert_allclose(b.velocities, a.velocities, atol=1e-5)
+        np.testing.assert_allclose(b.accelerations, a.accelerations, atol=1e-3)
+
+
+def test_one_task_at_a_time_and_cancel(start):
+    rig = start()
+    running = rig.send()
+    second = rig.send("another")
+    status, result = rig.result(second)
+    assert status == GoalStatus.STATUS_ABORTED and result.outcome == Result.REFUSED
+    assert "task 'wave'" in result.message and "cancel it first" in result.message
+    rig.spin(lambda: len(rig.chunks) >= 3)
+    cancel = running.cancel_goal_async()
+    rig.spin(cancel.done)
+    assert len(cancel.result().goals_canceling) == 1
+    status, result = rig.result(running)
+    assert status == GoalStatus.STATUS_CANCELED and result.outcome == Result.CANCELED
+    rig.wait_state(PolicyStatus.READY)
+    # The last chunk leads to rest, soon.
+    last = chunk_from_msg(rig.chunks[-1][1])
+    assert np.abs(last.trajectory.velocities[-1]).max() < 1e-9
+    assert last.trajectory.end - last.trajectory.start < 1.5
+    assert rig.result(rig.send())[1].outcome == Result.SUCCEEDED
+
+
+def test_refusals(start):
+    rig = start()
+    assert "the instruction is empty" in rig.result(rig.send("  "))[1].message
+
+
+def test_timeout(start):
+    rig = start(checkpoint="wave.npz")
+    _, result = rig.result(rig.send(timeout=0.8))
+    assert result.outcome == Result.TIMEOUT and "not done within 0.8 s" in result.message
+
+
+def test_waits_for_a_camera_by_name(start):
+    rig = start()
+    rig.cameras.discard("wrist")
+    handle = rig.send()
+    waiting = rig.wait_state(PolicyStatus.WAITING)
+    assert waiting.reason.startswith("waiting for camera wrist: ") and "front" not in waiting.reason
+    assert not rig.chunks
+    rig.cameras.add("wrist")
+    assert rig.result(handle)[1].outcome == Result.SUCCEEDED
+
+
+def test_waits_for_joint_states_in_mid_task(start):
+    rig = start()
+    handle = rig.send()
+    rig.spin(lambda: len(rig.chunks) >= 2)
+    rig.joints = False
+    waiting = rig.wait_state(PolicyStatus.WAITING)
+    assert "joint_states: " in waiting.reason
+    count = len(rig.chunks)
+    rig.spin(lambda: rig.status().starved == 1)
+    assert len(rig.chunks) == count
+    rig.joints = True
+    assert rig.result(handle)[1].outcome == Result.SUCCEEDED
+
+
+def test_wrong_camera_frame_is_named(start):
+    rig = start()
+    rig.frame = "map"
+    rig.send()
+    assert "camera front: frame 'map', two.yaml says 'front_frame'" in rig.wait_state(PolicyStatus.WAITING).reason
+
+
+def test_stops_when_the_filter_is_disarmed(start):
+    rig = start()
+    rig.safety(SafetyState.ARMED)
+    handle = rig.send()
+    rig.spin(lambda: len(rig.chunks) >= 2)
+    rig.safety(SafetyState.ESTOP, "estop")
+    _, result = rig.result(handle)
+    assert result.outcome == Result.STOPPED and "in ESTOP (estop)" in result.message and "arm the robot" in result.message
+
+
+def test_starts_again_from_what_the_controller_plays(start):
+    """The filter braked and holds: the next chunk begins where the robot was stopped, not where the plan had got to."""
+    rig = start(options={"cameras": [], "at_end": "again"})
+    rig.send()
+    rig.spin(lambda: len(rig.chunks) >= 3)
+    held = rig.position.copy()
+    points = np.stack([held, held])
+    rig._on_chunk = lambda message: rig.chunks.append((rig.now(), message))
+    rig.plan = None
+    rig.node.destroy_subscription(next(s for s in rig.node.subscriptions if s.topic_name == "/vla_policy/chunk"))
+    from rig import COMMAND, ActionChunk
+
+    rig.node.create_subscription(ActionChunk, "/vla_policy/chunk", rig._on_chunk, COMMAND)
+    stop = Trajectory([0.0, 0.1], points, np.zeros((2, 3)), np.zeros((2, 3)))
+    rig.command(trajectory_msg(stop, ("j1", "j2", "grip"), rig.now()))
+    count = len(rig.chunks)
+    rig.spin(lambda: len(rig.chunks) >= count + 3)
+    for _, message in rig.chunks[-2:]:
+        chunk = chunk_from_msg(message)
+        np.testing.assert_allclose(chunk.positions[0], held, atol=1e-6)
+        assert np.abs(chunk.trajectory.velocities[0]).max() < 1e-6
+
+
+def test_worker_crash_is_survived(start, tmp_path):
+    rig = start(backend="naughty:load")
+    handle = rig.send(f"crash-once {tmp_path / 'flag'}")
+    assert rig.result(handle)[1].outcome == Result.SUCCEEDED
+    assert rig.status().worker_restarts == 1
+
+
+def test_worker_that_fails_for_good_ends_the_task(start):
+    rig = start(backend="naughty:load", failures=3)
+    _, result = rig.result(rig.send("refuse"))
+    assert result.outcome == Result.FAILED and "3 inferences in a row failed, the last one: the picture is too dark" in result.message
+
+
+def test_a_model_that_cannot_load(start):
+    rig = start(ready=False, backend="naughty:load", options={"refuse_to_load": True})
+    failed = rig.wait_state(PolicyStatus.FAILED)
+    assert failed.reason == "the checkpoint is of another year"
+    _, result = rig.result(rig.send())
+    assert result.outcome == Result.REFUSED and "another year" in result.message
+
+
+def test_a_misconfigured_node_refuses_to_start(robot, tmp_path):
+    rig = Rig(robot.path, write_policy(tmp_path, checkpoint="missing.npz"), next(DOMAINS))
+    try:
+        assert rig.process.wait(timeout=20) == 2
+        assert "cannot configure: 'missing.npz' does not exist" in rig.output()
+    finally:
+        rig.close()
+
+
+def test_no_orphan_after_sigkill(start):
+    from test_worker import gone, wait_for
+
+    rig = start()
+    children = _children(rig.process.pid)
+    assert len(children) == 1
+    rig.process.kill()
+    rig.process.wait()
+    wait_for(lambda: gone(children[0]), 5.0)
+
+
+def _children(pid):
+    return [int(c) for t in os.listdir(f"/proc/{pid}/task") for c in open(f"/proc/{pid}/task/{t}/children").read().split()]
+
+
+def test_the_node_imports_no_model_runtime(start):
+    rig = start()
+    maps = open(f"/proc/{rig.process.pid}/maps").read()
+    assert "libtorch" not in maps and "pinocchio" not in maps

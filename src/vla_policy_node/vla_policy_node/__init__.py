@@ -1,0 +1,1 @@
+"""Runs vision-language-action policies: observes, infers in a worker process, schedules chunks."""

@@ -1,0 +1,98 @@
+"""The seam between the runtime and a policy: one way to load it, two methods, and its metadata.
+
+A backend is found by its entry point in the group `vla_policy_node.backends`, so another package can add one:
+
+    entry_points={"vla_policy_node.backends": ["mine = my_package.my_backend:load"]}
+
+Backends run in a worker process: nothing here imports ROS, and a backend's module is imported only when it is loaded.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from vla_contract.chunk import ActionChunk
+from vla_contract.errors import ConfigError, unknown
+from vla_contract.interpolation import Trajectory
+from vla_contract.observation import Observation
+from vla_contract.policy import PolicyMetadata
+from vla_contract.robot import Robot
+
+GROUP = "vla_policy_node.backends"
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A loaded policy."""
+
+    @property
+    def metadata(self) -> PolicyMetadata:
+        """What it needs and what it answers."""
+        ...
+
+    def infer(self, observation: Observation, prefix: Trajectory | None) -> ActionChunk:
+        """The motion that the policy wants from here on.
+
+        Args:
+            observation: images as the cameras deliver them, uint8 (H, W, 3) RGB; joint state in the robot's order.
+            prefix: joint motion that will be executed in any case, times in s since `observation.stamp_ns`; None:
+                none. A policy that cannot be conditioned on it ignores it: the scheduler blends anyway.
+
+        Returns:
+            Joint positions in the robot's order; point k is for `observation.stamp_ns + times[k]`, times strictly
+            increasing. Positions are enough: the scheduler smooths them and adds the derivatives. `stamp_ns`,
+            `joint_names`, `trajectory` and, if known, `progress` and `confidence` count; the runtime sets the rest.
+
+        Raises:
+            InferenceError: when it has no answer. The task goes on with the next observation.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forgets the episode: a new task begins."""
+        ...
+
+
+Load = Callable[[Path, Robot, Mapping[str, Any]], Backend]
+"""`load(checkpoint, robot, options)`. Raises ConfigError when the checkpoint or an option is wrong."""
+
+# What ships; found without installed metadata too (a source tree on PYTHONPATH, a foreign interpreter).
+BUILT_IN = {
+    "flow": "vla_policy_node.backends.flow:load",
+    "replay": "vla_policy_node.backends.replay:load",
+}
+
+
+def locate(name: str) -> str:
+    """`module:function` of the backend `name` (which may be given in that form already).
+
+    Raises:
+        ConfigError: when there is none, with the names that exist.
+    """
+    if ":" in name:
+        return name
+    installed = {entry.name: entry.value for entry in entry_points(group=GROUP)}
+    known = {**BUILT_IN, **installed}
+    if name not in known:
+        raise ConfigError(f"{unknown('backend', name, known)}; install the package that brings it")
+    return known[name]
+
+
+def load_backend(location: str, checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> Backend:
+    """Imports `module:function` and loads a policy.
+
+    Raises:
+        ConfigError: when the module is not there, or the backend refuses checkpoint or options.
+    """
+    module_name, _, function = location.partition(":")
+    try:
+        load: Load = getattr(import_module(module_name), function)
+    except ImportError as error:
+        raise ConfigError(
+            f"backend '{location}' cannot be imported: {error}; install it into the interpreter that the policy file names"
+        ) from error
+    except AttributeError as error:
+        raise ConfigError(f"backend '{location}': module '{module_name}' has no function '{function}'") from error
+    return load(checkpoint, robot, options)

@@ -1,0 +1,206 @@
+"""NumPy arrays inside the messages of policy servers: three families, none of which can carry code.
+
+* openpi: msgpack, arrays as maps with *binary* keys (`b"__ndarray__"`, `b"data"`, `b"dtype"`, `b"shape"`).
+* GR00T: msgpack; N1.5 and N1.6 carry the bytes of `numpy.save` under `__ndarray_class__`, N1.7 the maps of
+  msgpack-numpy (`b"nd"`). All are read; the N1.6 form is written, because every server so far reads it.
+* OpenVLA: JSON, arrays as maps with base64 text (json-numpy).
+
+Only booleans, integers, floats and text are read: object, structured and void types, which are the way to pickles, are
+refused. Every decoder raises InferenceError and nothing else, whatever the bytes are.
+"""
+
+import base64
+import binascii
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgpack
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_contract.errors import InferenceError
+
+_KINDS = "biufUS"
+_MARKERS = ("__ndarray__", "__npgeneric__", "__ndarray_class__", "nd", "__numpy__")
+
+
+def pack_openpi(message: Mapping[str, Any]) -> bytes:
+    """Bytes of an openpi message. Raises TypeError on a value that it cannot carry."""
+    return _packed(message, _openpi_array)
+
+
+def unpack_openpi(data: bytes) -> dict[str, Any]:
+    """An openpi message; its arrays are read-only.
+
+    Raises:
+        InferenceError: when it is malformed, no map, or holds an array that is refused.
+    """
+    return _unpacked(data, _array_of_openpi)
+
+
+def pack_gr00t(message: Mapping[str, Any]) -> bytes:
+    """Bytes of a GR00T message in the form of N1.6. Raises TypeError on a value that it cannot carry."""
+    return _packed(message, _npy_map)
+
+
+def unpack_gr00t(data: bytes) -> Any:
+    """A GR00T message of any version: a map or a list. Modality configurations come as plain maps.
+
+    Raises:
+        InferenceError: as `unpack_openpi`, and when an array was not recognised.
+    """
+    return _unpacked(data, _array_of_gr00t, anything=True)
+
+
+def dumps_json(message: Any) -> str:
+    """JSON text with json-numpy arrays. Raises TypeError on a value that it cannot carry."""
+    return json.dumps(message, default=_base64_map)
+
+
+def loads_json(text: str | bytes) -> Any:
+    """What JSON text with json-numpy arrays means.
+
+    Raises:
+        InferenceError: when it is malformed or holds an array that is refused.
+    """
+    try:
+        return json.loads(text, object_hook=_array_of_json)
+    except (ValueError, RecursionError) as error:
+        raise InferenceError(f"the reply is not JSON: {error}") from error
+
+
+def _packed(message: Any, default: Callable[[Any], Any]) -> bytes:
+    return bytes(msgpack.packb(message, default=default))
+
+
+def _unpacked(data: bytes, hook: Callable[[dict[Any, Any]], Any], anything: bool = False) -> Any:
+    try:
+        message = msgpack.unpackb(data, object_hook=hook)
+    except InferenceError:
+        raise
+    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+        raise InferenceError(
+            f"the reply of {len(data)} bytes is not msgpack: {error or type(error).__name__}"
+        ) from error
+    if not anything and not isinstance(message, dict):
+        raise InferenceError(f"the reply is a {type(message).__name__}, expected a map")
+    return message
+
+
+def _openpi_array(value: Any) -> dict[bytes, Any]:
+    if isinstance(value, np.ndarray):
+        _checked_dtype(value.dtype.str)
+        return {b"__ndarray__": True, b"data": value.tobytes(), b"dtype": value.dtype.str, b"shape": value.shape}
+    if isinstance(value, np.generic):
+        _checked_dtype(value.dtype.str)
+        return {b"__npgeneric__": True, b"data": value.item(), b"dtype": value.dtype.str}
+    raise TypeError(f"a {type(value).__name__} has no place in an openpi message")
+
+
+def _array_of_openpi(entry: dict[Any, Any]) -> Any:
+    if b"__ndarray__" in entry:
+        return _array(entry.get(b"dtype"), entry.get(b"shape"), entry.get(b"data"))
+    if b"__npgeneric__" in entry:
+        dtype = _checked_dtype(entry.get(b"dtype"))
+        try:
+            return dtype.type(entry.get(b"data"))
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InferenceError(f"the reply holds a malformed {dtype} scalar: {error}") from error
+    return _recognised(entry)
+
+
+def _npy_map(value: Any) -> dict[str, Any]:
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"a {type(value).__name__} has no place in a GR00T message")
+    _checked_dtype(value.dtype.str)
+    file = io.BytesIO()
+    np.save(file, value, allow_pickle=False)
+    return {"__ndarray_class__": True, "as_npy": file.getvalue()}
+
+
+def _array_of_gr00t(entry: dict[Any, Any]) -> Any:
+    fields = {key.decode("ascii", "replace") if isinstance(key, bytes) else key: value for key, value in entry.items()}
+    if "__ndarray_class__" in fields:
+        try:
+            array = np.load(io.BytesIO(fields["as_npy"]), allow_pickle=False)
+        except (ValueError, TypeError, KeyError, OSError, SyntaxError, EOFError, MemoryError) as error:
+            raise InferenceError(f"the reply holds a malformed .npy array: {error}") from error
+        if not isinstance(array, np.ndarray):
+            raise InferenceError("the reply holds an archive where an array belongs")
+        _checked_dtype(array.dtype.str)
+        return array
+    if "nd" in fields:
+        if fields.get("kind") not in (None, b"", ""):
+            raise InferenceError(
+                f"the reply holds an array of kind {fields['kind']!r}; it could carry code and is refused"
+            )
+        if fields["nd"] is True:
+            return _array(fields.get("type"), fields.get("shape"), fields.get("data"))
+        return _array(fields.get("type"), (), fields.get("data"))[()]
+    if "__ModalityConfig__" in fields or "__ModalityConfig_class__" in fields:
+        config = fields.get("as_json")
+        config = loads_json(config) if isinstance(config, str | bytes) else config
+        if not isinstance(config, dict):
+            raise InferenceError(
+                f"the reply holds a modality configuration that is a {type(config).__name__}, not a map"
+            )
+        return config
+    return _recognised(entry)
+
+
+def _base64_map(value: Any) -> dict[str, Any]:
+    if not isinstance(value, np.ndarray | np.generic):
+        raise TypeError(f"a {type(value).__name__} has no place in a JSON message")
+    _checked_dtype(value.dtype.str)
+    data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode("ascii")
+    return {"__numpy__": data, "dtype": value.dtype.str, "shape": value.shape}
+
+
+def _array_of_json(entry: dict[str, Any]) -> Any:
+    if "__numpy__" not in entry:
+        return entry
+    try:
+        data = base64.b64decode(entry["__numpy__"], validate=True)
+    except (binascii.Error, ValueError, TypeError) as error:
+        raise InferenceError(f"the reply holds an array that is not base64: {error}") from error
+    array = _array(entry.get("dtype"), entry.get("shape"), data)
+    return array if array.ndim else array[()]
+
+
+def _recognised(entry: dict[Any, Any]) -> dict[Any, Any]:
+    """Fails loudly on an array in a dialect that is not spoken here; as a plain map it would pass for data."""
+    for key in entry:
+        text = key.decode("ascii", "replace") if isinstance(key, bytes) else key
+        if text in _MARKERS:
+            raise InferenceError(
+                f"the reply holds an array in an encoding that is not known here (keys {sorted(map(str, entry))}); "
+                "is another kind of policy server listening there?"
+            )
+    return entry
+
+
+def _checked_dtype(text: object) -> "np.dtype[Any]":
+    try:
+        dtype = np.dtype(text) if isinstance(text, str) else None
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise InferenceError(f"{text!r} is no array type: {error}") from error
+    if dtype is None or dtype.kind not in _KINDS or dtype.hasobject:
+        raise InferenceError(f"an array of type {text!r} is refused; numbers, booleans and text only")
+    return dtype
+
+
+def _array(dtype_text: object, shape: object, data: object) -> NDArray[Any]:
+    dtype = _checked_dtype(dtype_text)
+    if not isinstance(shape, list | tuple) or not all(type(size) is int and size >= 0 for size in shape):
+        raise InferenceError(f"the reply holds an array of shape {shape!r}, expected a list of sizes")
+    if not isinstance(data, bytes):
+        raise InferenceError(f"the reply holds an array whose data are a {type(data).__name__}, expected bytes")
+    expected = math.prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        raise InferenceError(f"the reply holds an array of {len(data)} bytes, {dtype} {list(shape)} takes {expected}")
+    return np.frombuffer(data, dtype=dtype).reshape(shape) if expected else np.zeros(shape, dtype=dtype)

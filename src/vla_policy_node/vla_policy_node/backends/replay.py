@@ -1,0 +1,142 @@
+"""Plays a recorded joint motion: for a robot's first steps under the filter, and for tests without a model.
+
+The checkpoint is a file: `.npz` with arrays `joint_names` (n,), `times` (K,) s and `positions` (K, n), or `.yaml` with the
+same keys. The motion starts where the robot is: a straight lead-in goes to the first point at no more than `lead_in` rad/s.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from vla_contract.chunk import ActionChunk
+from vla_contract.errors import ChunkError, ConfigError, unknown
+from vla_contract.interpolation import Trajectory
+from vla_contract.observation import Observation
+from vla_contract.policy import CameraInput, PolicyMetadata, Statistics, file_digest
+from vla_contract.robot import Robot, describe_errors, read_yaml
+
+Array = NDArray[np.float64]
+
+
+class Options(BaseModel):
+    """Options of the policy file.
+
+    Attributes:
+        cameras: that an observation must hold, although a replay does not look.
+        horizon, dt: points of a chunk, and s between them.
+        lead_in: rad/s or m/s, fastest on the way to the first point.
+        at_end: stay at the last point, or begin again.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cameras: tuple[str, ...] = ()
+    horizon: int = Field(default=16, ge=2, le=1000)
+    dt: float = Field(default=0.1, gt=0, le=10)
+    lead_in: float = Field(default=0.3, gt=0, le=3)
+    at_end: Literal["stay", "again"] = "stay"
+
+
+def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "ReplayBackend":
+    """Reads a recording.
+
+    Raises:
+        ConfigError: when it cannot be read, or does not move exactly the robot's joints.
+    """
+    try:
+        chosen = Options.model_validate(dict(options))
+    except ValidationError as error:
+        raise ConfigError(describe_errors(Path("options of the replay backend"), error)) from error
+    for camera in chosen.cameras:
+        if camera not in robot.cameras:
+            raise ConfigError(f"options of the replay backend: {unknown('camera', camera, robot.cameras)}")
+    return ReplayBackend(_read(checkpoint, robot.joints), file_digest(checkpoint), checkpoint.stem, robot, chosen)
+
+
+def _read(path: Path, joints: tuple[str, ...]) -> Trajectory:
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                content: dict[str, Any] = {key: archive[key] for key in archive.files}
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"recording '{path}' cannot be read: {error}") from error
+    elif path.suffix in (".yaml", ".yml"):
+        content = read_yaml(path, "recording")
+    else:
+        raise ConfigError(f"recording '{path}' has suffix '{path.suffix}', expected .npz or .yaml")
+    expected = {"joint_names", "times", "positions"}
+    if set(content) != expected:
+        raise ConfigError(f"recording '{path}' holds {sorted(content)}, expected {sorted(expected)}")
+    names = [str(name) for name in content["joint_names"]]
+    if sorted(names) != sorted(joints):
+        raise ConfigError(f"recording '{path}' moves {names}, the robot has {list(joints)}")
+    try:
+        order = [names.index(joint) for joint in joints]
+        positions = np.asarray(content["positions"], dtype=np.float64)
+        times = np.asarray(content["times"], dtype=np.float64)
+        return Trajectory(times - times[0], positions[:, order])
+    except (ChunkError, ValueError, IndexError) as error:
+        raise ConfigError(f"recording '{path}' is malformed: {error}") from error
+
+
+class ReplayBackend:
+    """One recording; time runs from the first observation after `reset`."""
+
+    def __init__(self, recording: Trajectory, digest: str, name: str, robot: Robot, options: Options):
+        self.recording = recording
+        self.options = options
+        self._start: int | None = None
+        self._path = recording
+        n = len(robot.joints)
+        self.metadata = PolicyMetadata(
+            name=f"replay:{name}",
+            digest=digest,
+            cameras={c: CameraInput(height=robot.cameras[c].height, width=robot.cameras[c].width) for c in options.cameras},
+            joints=robot.joints,
+            state=("joint_position[rad|m]",) * n,
+            action_space="joint_position",
+            action=("joint_position[rad|m]",) * n,
+            horizon=options.horizon,
+            dt=options.dt,
+            statistics={key: Statistics(mean=(0.0,) * n, std=(1.0,) * n) for key in ("state", "action")},
+        )
+
+    def reset(self) -> None:
+        """Plays from the start again."""
+        self._start = None
+
+    def infer(self, observation: Observation, prefix: Trajectory | None) -> ActionChunk:
+        """The next `horizon` points of the recording."""
+        if self._start is None:
+            self._start = observation.stamp_ns
+            self._path = self._with_lead_in(observation.positions)
+        elapsed = (observation.stamp_ns - self._start) * 1e-9
+        if self.options.at_end == "again" and elapsed > self._path.end:
+            self._start = observation.stamp_ns
+            self._path = self._with_lead_in(observation.positions)
+            elapsed = 0.0
+        times = self.options.dt * np.arange(1, self.options.horizon + 1)
+        duration = max(self._path.end, 1e-9)
+        return ActionChunk(
+            stamp_ns=observation.stamp_ns,
+            joint_names=self.metadata.joints,
+            trajectory=Trajectory(times, self._path.sample(elapsed + times).positions),
+            progress=float(min(1.0, elapsed / duration)),
+            confidence=1.0,
+        )
+
+    def _with_lead_in(self, positions: Array) -> Trajectory:
+        """The recording after a straight, smooth way from where the robot is."""
+        first = self.recording.positions[0]
+        # The smooth profile below peaks at 15/8 of its mean speed.
+        duration = float(np.abs(first - positions).max()) * 1.875 / self.options.lead_in
+        if duration < self.options.dt:
+            return self.recording
+        share = np.linspace(0.0, 1.0, max(2, int(np.ceil(duration / self.options.dt)) + 1))[:-1]
+        profile = share**3 * (10 - 15 * share + 6 * share**2)
+        lead = positions + profile[:, None] * (first - positions)
+        times = np.concatenate([share * duration, self.recording.times + duration])
+        return Trajectory(times, np.concatenate([lead, self.recording.positions]))

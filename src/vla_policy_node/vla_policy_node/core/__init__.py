@@ -1,0 +1,1 @@
+"""What the node decides, without ROS, threads or clocks of its own."""

@@ -1,0 +1,118 @@
+"""From the points that a policy wants to a curve that a robot can follow.
+
+A policy's points carry noise of millimetres; twice differentiated over 0.1 s that is more acceleration than a safety
+filter lets pass. Points are drawn toward smoothness just as far as the acceleration demands (Whittaker's smoother: least
+squares with a penalty on third differences), then joined by a natural cubic spline, which has the least acceleration of
+all curves through them.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from vla_contract.interpolation import Trajectory
+
+Array = NDArray[np.float64]
+
+# Penalties that are tried, mildest first. At 3 and steps of 0.1 s what repeats within 0.7 s is halved: more would round
+# off the motions themselves, and slowing down is the better answer.
+_PENALTIES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+def smooth(times: ArrayLike, points: ArrayLike, max_acceleration: ArrayLike, stiffness: float = 0.1) -> Trajectory:
+    """A curve with continuous acceleration near `points`.
+
+    Args:
+        times: (K,) s, strictly increasing, K >= 2.
+        points: (K, n) rad or m.
+        max_acceleration: (n,) rad/s² or m/s², met if a penalty of the list meets it.
+        stiffness: smallest penalty; 0 goes through the points unless their acceleration is too high.
+
+    Returns:
+        Knots at `times` with velocities and accelerations; its quintic interpolant is a cubic spline.
+    """
+    grid = tuple(np.asarray(times, dtype=np.float64).tolist())
+    wanted, bound = np.asarray(points, dtype=np.float64), np.asarray(max_acceleration, dtype=np.float64)
+    for penalty in (p for p in _PENALTIES if p >= stiffness or p == _PENALTIES[-1]):
+        position, velocity, acceleration = _operators(grid, penalty)
+        # A cubic spline's acceleration is linear between knots: its peaks are at the knots.
+        accelerations = acceleration @ wanted
+        if (np.abs(accelerations) <= bound).all():
+            break
+    return Trajectory(np.array(grid), position @ wanted, velocity @ wanted, accelerations)
+
+
+@lru_cache(maxsize=64)
+def _operators(times: tuple[float, ...], penalty: float) -> tuple[Array, Array, Array]:
+    """(K, K) matrices from points to positions, velocities and accelerations at the knots."""
+    t = np.array(times)
+    position = np.linalg.inv(np.eye(len(t)) + penalty * _roughness(t))
+    second = _second_derivatives(t)
+    acceleration = second @ position
+    return position, _first_derivatives(t, second) @ position, acceleration
+
+
+def _roughness(t: Array) -> Array:
+    """D'D of third divided differences, scaled so that a step of the mean length counts as 1."""
+    size = len(t)
+    if size < 4:
+        return np.zeros((size, size))
+    step = (t[-1] - t[0]) / (size - 1)
+    differences = np.eye(size)
+    for order in (1, 2, 3):
+        span = (t[order:] - t[:-order]) / (order * step)
+        differences = np.diff(differences, axis=0) / span[:, None]
+    return np.asarray(differences.T @ differences)
+
+
+def _second_derivatives(t: Array) -> Array:
+    """Of the natural cubic spline at its knots: the tridiagonal system of its smoothness, solved once."""
+    size, h = len(t), np.diff(t)
+    left, right = np.eye(size), np.zeros((size, size))
+    for k in range(1, size - 1):
+        left[k, k - 1 : k + 2] = h[k - 1] / 6, (h[k - 1] + h[k]) / 3, h[k] / 6
+        right[k, k - 1 : k + 2] = 1 / h[k - 1], -1 / h[k - 1] - 1 / h[k], 1 / h[k]
+    return np.linalg.solve(left, right)
+
+
+def _first_derivatives(t: Array, second: Array) -> Array:
+    size, h = len(t), np.diff(t)
+    result = np.zeros((size, size))
+    identity = np.eye(size)
+    for k in range(size - 1):
+        result[k] = (identity[k + 1] - identity[k]) / h[k] - h[k] * (2 * second[k] + second[k + 1]) / 6
+    result[-1] = (identity[-1] - identity[-2]) / h[-1] + h[-1] * (second[-2] + 2 * second[-1]) / 6
+    return result
+
+
+def follow_setpoint(
+    position: float, velocity: float, goals: Array, step: float, max_velocity: float, max_acceleration: float
+) -> tuple[Array, Array, Array]:
+    """How a joint moves after set-points that jump (a gripper's): as fast as allowed, no overshoot, no look-ahead.
+
+    A smoother would begin to close before the policy says so; this never does.
+
+    Args:
+        position, velocity: at the start, m or rad and by seconds.
+        goals: (m,) set-point in force during each step.
+        step: s.
+
+    Returns:
+        Positions, velocities, accelerations at the start and after each step, each (m + 1,).
+    """
+    track = np.empty((3, len(goals) + 1))
+    track[:, 0] = position, velocity, 0.0
+    p, v = position, velocity
+    for k, goal in enumerate(goals.tolist()):
+        away = goal - p
+        distance = abs(away)
+        # The speed from which half the acceleration brakes in time; close to the goal a gentle approach without chatter.
+        speed = min(max_velocity, (max_acceleration * distance) ** 0.5, distance / (6 * step))
+        wish = (speed if away > 0 else -speed) - v
+        a = max(-max_acceleration, min(max_acceleration, wish / step))
+        p += v * step + 0.5 * a * step * step
+        v += a * step
+        track[:, k + 1] = p, v, a
+    # The acceleration at a knot is what leads on from it.
+    track[2, :-1] = track[2, 1:].copy()
+    return track[0], track[1], track[2]

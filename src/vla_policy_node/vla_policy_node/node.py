@@ -1,0 +1,478 @@
+"""The policy node: ROS in front of `runtime.Runtime`. Everything runs on the executor's thread, and nothing waits there."""
+
+import math
+import time
+import uuid
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rclpy.action import CancelResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.clock import Clock, ClockType
+from rclpy.serialization import deserialize_message
+from rosgraph_msgs.msg import Clock as ClockMsg
+from sensor_msgs.msg import Image, JointState
+from trajectory_msgs.msg import JointTrajectory
+from vla_contract.chunk import ActionChunk
+from vla_contract.errors import ChunkError, ConfigError, VlaError
+from vla_contract.robot import load_robot
+from vla_msgs.action import ExecuteTask
+from vla_msgs.msg import ActionChunk as ActionChunkMsg
+from vla_msgs.msg import PolicyStatus, ReasoningTrace, SafetyState
+from vla_node_base.conversions import chunk_msg, duration_msg, image_view, seconds, time_msg, to_ns, trajectory_from_msg
+from vla_node_base.diagnostics import ERROR, OK, WARN, Diagnostics
+from vla_node_base.lockstep import Lockstep
+from vla_node_base.node import VlaNode, run
+from vla_node_base.parameters import parameter
+from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
+
+from vla_policy_node.action import TaskServer
+from vla_policy_node.config import load_policy_file
+from vla_policy_node.core.observations import StreamError
+from vla_policy_node.core.scheduling import Reality, Splice
+from vla_policy_node.core.task import Outcome, Rules, Task, Verdict
+from vla_policy_node.preflight import ImageFormat, image_misfits, preflight
+from vla_policy_node.runtime import Result, Runtime, State
+from vla_policy_node.worker.client import Down, Ready, Refusal
+
+_TICK = 0.05  # s
+_STATUS_PERIOD = 0.5  # s
+_FINGERPRINT = 257  # every so many bytes of a picture tell whether it changed
+_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Of the node; what belongs to a policy is in its file."""
+
+    robot: str = parameter("", "path of the robot file")
+    policy: str = parameter("", "path of the policy file")
+    default_timeout: float = parameter(60.0, "of a task that names none", unit="s", low=1.0, high=86400.0)
+    unarmed_time: float = parameter(
+        1.0, "how long the safety filter may be disarmed or e-stopped before a task ends", unit="s", low=0.0, high=60.0
+    )
+    allow_blank: bool = parameter(False, "take an empty instruction (to measure what a policy does without one)")
+    lockstep: bool = parameter(False, "the simulator's clock waits for inferences")
+    lockstep_slack: float = parameter(0.05, "how far the simulator runs ahead in lockstep", unit="s", low=0.0, high=1.0)
+    simulated_latency: float = parameter(
+        0.1, "in lockstep: from observation to chunk, whatever the inference took", unit="s", low=0.0, high=2.0
+    )
+
+
+class PolicyNode(VlaNode):
+    """Observations in, chunks out, one task at a time."""
+
+    Parameters = Parameters
+
+    def __init__(self) -> None:
+        super().__init__("vla_policy")
+        self._runtime: Runtime | None = None
+        self._active = False
+        self._task: Task | None = None
+        self._goal: ServerGoalHandle | None = None
+        self._reason = self._phase = ""
+        self._held: Result | None = None
+        self._command: bytes | None = None
+        self._splice: Splice | None = None
+        self._clock_ns = 0
+        self._latency_ns = round(self.params.simulated_latency * _NS)
+        self._said: tuple[State, str] = (State.UNCONFIGURED, "")
+        self._next_status = self._next_diagnostics = 0.0
+        self._cameras: list[Any] = []
+        self._formats: dict[str, ImageFormat] = {}
+
+    # -- lifecycle
+
+    def configure(self) -> None:
+        for name in ("robot", "policy"):
+            if not getattr(self.params, name):
+                raise ConfigError(f"parameter '{name}' is empty; give the path of a {name} file")
+        robot, policy = load_robot(self.params.robot), load_policy_file(self.params.policy)
+        preflight(robot, policy)
+        self._chunks = self.create_publisher(ActionChunkMsg, "vla_policy/chunk", COMMAND)
+        self._status = self.create_publisher(PolicyStatus, "vla_policy/status", LATCHED)
+        self._trace = self.create_publisher(ReasoningTrace, "vla_policy/reasoning", EVENT)
+        self._diagnostics = Diagnostics(self)
+        self._lockstep = Lockstep(self, self.params.lockstep)
+        self.create_subscription(JointState, robot.joint_states.topic, self._on_joints, SENSOR)
+        self.create_subscription(SafetyState, "vla_safety/state", self._on_safety, LATCHED)
+        # Kept as bytes: it comes at every cycle of the filter, and is looked at once for each chunk.
+        self.create_subscription(JointTrajectory, robot.controller.topic, self._on_command, COMMAND, raw=True)
+        if self.params.lockstep:
+            self.create_subscription(ClockMsg, "/clock", self._on_clock, SENSOR)
+        self._server = TaskServer(
+            self,
+            ExecuteTask,
+            "vla_policy/execute_task",
+            begin=self.guarded(self._on_goal),
+            cancel=lambda goal: CancelResponse.ACCEPT,
+        )
+        self._guard = self.create_guard_condition(self.guarded(self._on_events))
+        self.create_timer(_TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._runtime = Runtime(robot, policy, image_view, self._guard.trigger)
+        self._runtime.start()
+
+    def activate(self) -> None:
+        self._active = True
+
+    def deactivate(self) -> None:
+        self._active = False
+        if self._task is not None:
+            self._end(Verdict(Outcome.STOPPED, "the policy node was deactivated"))
+
+    def cleanup(self) -> None:
+        if self._runtime is not None:
+            self._runtime.close()
+
+    # -- clocks
+
+    def _now(self) -> int:
+        return max(self.now_ns(), self._clock_ns)
+
+    def _watch(self) -> int:
+        """What receipt is judged by: nobody sets it."""
+        return self._now() if self.sim_time else time.monotonic_ns()
+
+    def _on_clock(self, message: ClockMsg) -> None:
+        """Lockstep: says how far the simulator may go."""
+        self._clock_ns = max(self._clock_ns, to_ns(message.clock))
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Publishes a held result whose time has come; acknowledges the clock unless an inference is overdue."""
+        if self._held is not None and self._clock_ns >= self._held.asked.stamp_ns + self._latency_ns:
+            result, self._held = self._held, None
+            self._publish(result)
+        pending = self._runtime.pending if self._runtime is not None else None
+        slack = round(self.params.lockstep_slack * _NS)
+        if pending is None or self._clock_ns < pending.stamp_ns + self._latency_ns - slack:
+            self._lockstep.acknowledge(self._clock_ns)
+
+    # -- streams
+
+    def _on_image(self, camera: str, message: Image) -> None:
+        runtime = self._runtime
+        assert runtime is not None
+        found = ImageFormat(message.width, message.height, message.encoding, message.header.frame_id)
+        if found != self._formats.get(camera):
+            misfits = image_misfits(runtime.robot, camera, found)
+            runtime.buffer.refuse_images(camera, "; ".join(misfits))
+            self._formats[camera] = found
+        sample = np.frombuffer(message.data, dtype=np.uint8)[::_FINGERPRINT].tobytes()
+        runtime.buffer.add_image(camera, to_ns(message.header.stamp), self._watch(), message, zlib.crc32(sample))
+        self._try_infer()
+
+    def _on_joints(self, message: JointState) -> None:
+        runtime = self._runtime
+        if runtime is None:
+            return
+        stamp = to_ns(message.header.stamp)
+        runtime.buffer.add_joints(stamp, self._watch(), message.name, message.position, message.velocity)
+        if self._task is not None and runtime.pending is None:
+            self._try_infer()
+
+    def _on_command(self, message: bytes) -> None:
+        self._command = message
+
+    def _on_safety(self, message: SafetyState) -> None:
+        self._safety = message
+
+    _safety: SafetyState | None = None
+
+    def _reality(self) -> Reality:
+        runtime = self._runtime
+        assert runtime is not None
+        positions, _ = runtime.buffer.joints_now(self._now(), self._watch())
+        if self._command is None:
+            return Reality(positions)
+        message = deserialize_message(self._command, JointTrajectory)
+        if tuple(message.joint_names) != runtime.robot.joints or not message.points:
+            return Reality(positions)
+        try:
+            return Reality(positions, trajectory_from_msg(message), to_ns(message.header.stamp))
+        except ChunkError:
+            return Reality(positions)  # the controller will not play it either
+
+    # -- inference
+
+    def _try_infer(self) -> None:
+        runtime, task = self._runtime, self._task
+        if runtime is None or task is None or not self._active or self._held is not None:
+            return
+        try:
+            runtime.try_infer(self._now(), self._watch(), task.started_ns, task.instruction)
+            self._reason = ""
+        except StreamError as error:
+            self._reason = str(error)
+
+    def _on_events(self) -> None:
+        runtime = self._runtime
+        assert runtime is not None
+        for event in runtime.take_events():
+            if isinstance(event, Ready):
+                self._on_ready(event)
+            elif isinstance(event, Down):
+                self._on_down(event)
+            elif isinstance(event, Refusal):
+                self._on_failure(event.reason)
+            elif self.params.lockstep:
+                self._held = event
+            else:
+                self._publish(event)
+        if self.params.lockstep:
+            self._go_on()
+        self._try_infer()
+        self._say()
+
+    def _on_ready(self, event: Ready) -> None:
+        assert self._runtime is not None
+        self.get_logger().info(
+            f"policy '{event.metadata.name}' is ready after {event.seconds:.1f} s (sha256 {event.metadata.digest[:12]})"
+        )
+        if not self._cameras:
+            for name in event.metadata.cameras:
+                topic = self._runtime.robot.cameras[name].topic
+                self._cameras.append(
+                    self.create_subscription(Image, topic, lambda message, n=name: self._on_image(n, message), SENSOR)
+                )
+
+    def _on_down(self, event: Down) -> None:
+        self.get_logger().error(f"worker is down: {event.reason}")
+        if event.restart_in is None and self._task is not None:
+            self._task.broke(event.reason)
+
+    def _on_failure(self, reason: str) -> None:
+        self.get_logger().warning(f"inference failed: {reason}", throttle_duration_sec=1.0)
+        if self._task is not None:
+            self._task.failed(reason)
+
+    def _publish(self, result: Result) -> None:
+        runtime, task = self._runtime, self._task
+        if runtime is None or task is None:
+            return
+        now = self._now()
+        try:
+            spliced = runtime.splice(result, now, self._reality(), task.id, task.instruction)
+        except (ChunkError, StreamError) as error:
+            self._on_failure(str(error))
+            return
+        self._chunks.publish(chunk_msg(spliced.chunk, runtime.robot.base_frame))
+        if spliced.clipped:
+            self.get_logger().warning(
+                f"the policy asks {', '.join(spliced.clipped)} beyond the position limit: held at the limit",
+                throttle_duration_sec=5.0,
+            )
+        self._splice = spliced
+        task.published(result.answer.chunk.progress)
+        self._feedback(task)
+        self._judge()
+
+    # -- the task
+
+    def _on_goal(self, goal: ServerGoalHandle) -> None:
+        """A goal was sent. It is always taken, so that a refusal can say why."""
+        refusal = self._refusal(goal.request.instruction)
+        if refusal:
+            result = self._result(Verdict(Outcome.REFUSED, refusal), 0.0)
+            self.get_logger().warning(f"task refused: {refusal}")
+            self._server.conclude(goal, result, succeeded=False)
+            return
+        runtime = self._runtime
+        assert runtime is not None
+        limits = runtime.policy.done
+        self._task = Task(
+            str(uuid.UUID(bytes=bytes(goal.goal_id.uuid))),
+            goal.request.instruction,
+            self._now(),
+            seconds(goal.request.timeout) or self.params.default_timeout,
+            Rules(limits.progress, limits.chunks, runtime.policy.failures, self.params.unarmed_time),
+        )
+        self._goal, self._held, self._phase, self._splice = goal, None, "", None
+        runtime.begin_task()
+        self.get_logger().info(f"task {self._task.id}: '{self._task.instruction}'")
+        self._think("task begins")
+        self._say()
+
+    def _refusal(self, instruction: str) -> str:
+        """Why a task cannot begin now; empty: it can."""
+        runtime = self._runtime
+        if runtime is None or not self._active:
+            return "the policy node is not active; activate it first"
+        if self._task is not None:
+            return f"task '{self._task.instruction}' ({self._task.id}) is running; cancel it first"
+        if not runtime.usable:
+            return f"the policy is not ready: {runtime.reason}"
+        if not instruction.strip() and not self.params.allow_blank:
+            return "the instruction is empty; say what to do"
+        return ""
+
+    def _judge(self) -> None:
+        """Ends the task when it is over."""
+        task, goal = self._task, self._goal
+        if task is None or goal is None:
+            return
+        now = self._now()
+        if self._safety is not None:
+            mode = self._safety.mode
+            name = {SafetyState.DISARMED: "DISARMED", SafetyState.ESTOP: "in ESTOP"}.get(mode, "armed")
+            task.mode(f"{name} ({self._safety.reason})" if self._safety.reason else name, name == "armed", now)
+        verdict = task.verdict(now, goal.is_cancel_requested)
+        if verdict is not None:
+            self._end(verdict)
+
+    def _end(self, verdict: Verdict) -> None:
+        task, goal, runtime = self._task, self._goal, self._runtime
+        assert task is not None and goal is not None and runtime is not None
+        if verdict.outcome != Outcome.STOPPED:
+            self._come_to_rest(task)
+        self._think(f"task ends: {verdict.outcome.name}, {verdict.message}")
+        self._task = self._goal = self._held = None
+        self._reason = ""
+        duration = task.duration(self._now())
+        self.get_logger().info(f"task {task.id}: {verdict.outcome.name} after {duration:.1f} s: {verdict.message}")
+        result = self._result(verdict, duration)
+        self._server.conclude(goal, result, succeeded=verdict.outcome == Outcome.SUCCEEDED)
+        self._say()
+
+    def _come_to_rest(self, task: Task) -> None:
+        """The rest of the last chunk is not what anybody wants any more."""
+        runtime = self._runtime
+        assert runtime is not None and runtime.metadata is not None
+        try:
+            motion = runtime.scheduler.stop(self._now(), self._reality())
+        except VlaError as error:
+            self.get_logger().warning(f"no stopping motion: {error}; the filter stops at the end of the plan")
+            return
+        if motion is None:
+            return
+        chunk = ActionChunk(
+            stamp_ns=runtime.scheduler.observed_ns,
+            joint_names=runtime.robot.joints,
+            trajectory=motion,
+            sequence=runtime.next_sequence(),
+            policy=runtime.metadata.name,
+            policy_digest=runtime.metadata.digest,
+            task_id=task.id,
+            instruction=task.instruction,
+        )
+        self._chunks.publish(chunk_msg(chunk, runtime.robot.base_frame))
+
+    def _result(self, verdict: Verdict, duration: float) -> ExecuteTask.Result:
+        return ExecuteTask.Result(
+            outcome=int(verdict.outcome), message=verdict.message, duration=duration_msg(max(0.0, duration))
+        )
+
+    # -- what it says
+
+    def _on_tick(self) -> None:
+        if self._runtime is None:
+            return
+        now = self._now()
+        if self._task is not None:
+            if self._runtime.scheduler.watch(now):
+                self.get_logger().warning(
+                    f"starved: no chunk in time, the plan has ended{': ' + self._reason if self._reason else ''}"
+                )
+            self._try_infer()
+            self._judge()
+        self._say()
+
+    def _say(self) -> None:
+        """Publishes the status at 2 Hz and on every change, diagnostics at 1 Hz."""
+        runtime = self._runtime
+        if runtime is None or not self.context.ok():
+            return
+        state, reason = self._state()
+        steady = time.monotonic()
+        changed = (state, reason) != self._said and (state != self._said[0] or steady >= self._next_status - 0.4)
+        if not changed and steady < self._next_status:
+            return
+        self._said, self._next_status = (state, reason), steady + _STATUS_PERIOD
+        message = self._status_message(state, reason)
+        self._status.publish(message)
+        task = self._task
+        if task is not None:
+            phase = reason if state == State.WAITING else state.name.lower()
+            if phase != self._phase:
+                self._phase = phase
+                self._think(phase)
+            self._feedback(task)
+        if steady >= self._next_diagnostics:
+            self._next_diagnostics = steady + 1.0
+            self._diagnose(state, reason, message)
+
+    def _state(self) -> tuple[State, str]:
+        runtime = self._runtime
+        assert runtime is not None
+        if self._task is None or not runtime.usable:
+            return runtime.state, runtime.reason
+        return (State.WAITING, f"waiting for {self._reason}") if self._reason else (State.RUNNING, "")
+
+    def _status_message(self, state: State, reason: str) -> PolicyStatus:
+        runtime, task, now = self._runtime, self._task, self._now()
+        assert runtime is not None
+        ages = runtime.buffer.ages(now)
+        p50, p95, p99 = runtime.meter.quantiles()
+        message = PolicyStatus(
+            state=int(state),
+            reason=reason,
+            policy=runtime.metadata.name if runtime.metadata else "",
+            policy_digest=runtime.metadata.digest if runtime.metadata else "",
+            task_id=task.id if task else "",
+            instruction=task.instruction if task else "",
+            chunks=runtime.meter.chunks,
+            chunk_rate=runtime.meter.rate(now),
+            inference_p50=p50,
+            inference_p95=p95,
+            inference_p99=p99,
+            queue=runtime.scheduler.queue(now) if task else 0.0,
+            starved=runtime.scheduler.starved,
+            splice_step=self._splice.step if self._splice else math.nan,
+            progress=task.progress if task else math.nan,
+            streams=list(ages),
+            stream_ages=list(ages.values()),
+            worker_restarts=runtime.worker.restarts,
+        )
+        message.header.stamp = time_msg(now)
+        return message
+
+    def _diagnose(self, state: State, reason: str, status: PolicyStatus) -> None:
+        level = {State.FAILED: ERROR, State.WAITING: WARN, State.LOADING: WARN}.get(state, OK)
+        values = {
+            key: getattr(status, key)
+            for key in ("policy", "chunks", "chunk_rate", "inference_p50", "inference_p95", "inference_p99",
+                        "queue", "starved", "splice_step", "worker_restarts")
+        }  # fmt: skip
+        values |= {f"age of {name}": age for name, age in zip(status.streams, status.stream_ages, strict=True)}
+        if self._splice is not None:
+            splice = self._splice
+            values |= {"base": splice.base, "mismatch": splice.mismatch, "stretch": splice.stretch, "excess": splice.excess}
+        self._diagnostics.publish(level, reason or state.name.lower(), values)
+
+    def _feedback(self, task: Task) -> None:
+        if self._goal is None or not self._goal.is_active:
+            return
+        feedback = ExecuteTask.Feedback(phase=self._phase or "starting", progress=task.progress, chunks=task.chunks)
+        self._goal.publish_feedback(feedback)
+
+    def _think(self, text: str) -> None:
+        task = self._task
+        assert task is not None
+        trace = ReasoningTrace(
+            source=self.get_name(), task_id=task.id, instruction=task.instruction, text=text, confidence=math.nan
+        )
+        trace.header.stamp = time_msg(self._now())
+        self._trace.publish(trace)
+
+
+def main() -> None:
+    """Entry point of the process."""
+    run(PolicyNode)
+
+
+
+
+if __name__ == "__main__":
+    main()

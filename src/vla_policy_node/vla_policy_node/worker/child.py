@@ -1,0 +1,154 @@
+"""The worker's side. Started as a script by any interpreter that has NumPy, msgpack, pydantic, PyYAML and OpenCV.
+
+    python child.py --socket FD --memory FD --parent PID --package NAME=FOLDER …
+
+It imports the suite's ROS-free packages from the folders that the node names, and nothing else of the node's environment.
+"""
+
+import argparse
+import ctypes
+import importlib.util
+import mmap
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+
+
+class _OnlyThese(MetaPathFinder):
+    """Finds the named packages, and only them: their parent folder may hold another interpreter's packages."""
+
+    def __init__(self, packages: dict[str, str]):
+        self._packages = packages
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        folder = self._packages.get(name)
+        if folder is None:
+            return None
+        return importlib.util.spec_from_file_location(
+            name, os.path.join(folder, "__init__.py"), submodule_search_locations=[folder]
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--socket", type=int, required=True)
+    parser.add_argument("--memory", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--package", action="append", default=[])
+    arguments = parser.parse_args()
+    _die_with(arguments.parent)
+    # This file's own folder came first on the path; its modules have names that others may have too.
+    here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or ".") != here]
+    sys.meta_path.insert(0, _OnlyThese(dict(item.split("=", 1) for item in arguments.package)))
+    # What a model prints must not look like an answer, and is worth a look in the log.
+    sys.stdout = sys.stderr
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the node's business
+    _Worker(socket.socket(fileno=arguments.socket), arguments.memory).serve()
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)  # it died before the line above
+
+
+class _Worker:
+    def __init__(self, connection: socket.socket, memory: int):
+        from vla_policy_node.worker import wire  # only now can it be found
+
+        self._wire = wire
+        self._connection = connection
+        size = os.fstat(memory).st_size
+        self._memory = mmap.mmap(memory, size, prot=mmap.PROT_READ) if size else None
+        self._backend: Any = None
+        self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+
+    def serve(self) -> None:
+        threading.Thread(target=self._read, daemon=True).start()
+        answers = {"load": self._load, "infer": self._infer, "reset": self._reset}
+        while True:
+            request = self._requests.get()
+            try:
+                answer = answers[request["do"]](request)
+            except Exception as error:
+                known = type(error).__module__ == "vla_contract.errors"
+                text = str(error) if known else f"{type(error).__name__}: {error}"
+                answer = {"error": text, "trace": "" if known else traceback.format_exc()}
+            self._wire.send(self._connection, {**answer, "id": request["id"]})
+
+    def _read(self) -> None:
+        """Ends the process when the node closes the socket, also in the middle of an inference."""
+        try:
+            while (request := self._wire.receive(self._connection)) is not None:
+                self._requests.put(request)
+        finally:
+            os._exit(0)
+
+    def _load(self, request: dict[str, Any]) -> dict[str, Any]:
+        from pathlib import Path
+
+        from vla_contract.robot import load_robot
+        from vla_policy_node.backends import load_backend
+
+        started = time.perf_counter()
+        robot = load_robot(request["robot"])
+        self._backend = load_backend(request["backend"], Path(request["checkpoint"]), robot, request["options"])
+        self._warm_up(robot)
+        metadata = self._backend.metadata.model_dump(mode="json")
+        return {"metadata": metadata, "seconds": time.perf_counter() - started}
+
+    def _warm_up(self, robot: Any) -> None:
+        """The first inferences allocate, compile and cache; nobody should wait for that with a robot in motion."""
+        import numpy as np
+        from vla_contract.errors import InferenceError
+        from vla_contract.observation import Observation
+
+        metadata = self._backend.metadata
+        images = {
+            name: np.zeros((camera.height, camera.width, 3), np.uint8)
+            for name, camera in robot.cameras.items()
+            if name in metadata.cameras
+        }
+        home = np.array(robot.home, dtype=np.float64)
+        for _ in range(2):
+            try:
+                self._backend.infer(Observation(0, images, home, np.zeros_like(home), "warm up"), None)
+            except InferenceError:
+                pass  # a black picture may well have no answer
+        self._backend.reset()
+
+    def _infer(self, request: dict[str, Any]) -> dict[str, Any]:
+        import numpy as np
+        from vla_contract.observation import Observation
+
+        images = {}
+        for name, (offset, height, width) in request["images"].items():
+            assert self._memory is not None
+            flat = np.frombuffer(self._memory, dtype=np.uint8, count=height * width * 3, offset=offset)
+            images[name] = flat.reshape(height, width, 3)
+        observation = Observation(
+            request["stamp_ns"], images, request["positions"], request["velocities"], request["instruction"]
+        )
+        prefix = self._wire.trajectory_of(request["prefix"])
+        started = time.perf_counter()
+        chunk = self._backend.infer(observation, prefix)
+        return {"chunk": self._wire.chunk_map(chunk), "seconds": time.perf_counter() - started}
+
+    def _reset(self, request: dict[str, Any]) -> dict[str, Any]:
+        self._backend.reset()
+        return {"reset": True}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,396 @@
+"""The node's side of the worker: starts it, asks it, notices when it dies or hangs, starts it again.
+
+One thread owns process and socket; it blocks in `select` and costs nothing while it waits. Events are handed to a
+callback *on that thread*; the node passes them on to its executor.
+"""
+
+import importlib.util
+import mmap
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from vla_contract.chunk import ActionChunk
+from vla_contract.errors import ChunkError, ConfigError, InferenceError, VlaError
+from vla_contract.interpolation import Trajectory
+from vla_contract.observation import Observation
+from vla_contract.policy import PolicyMetadata
+
+from vla_policy_node.worker import wire
+
+# Everything else of the node's environment, ROS's above all, stays out of the worker.
+_PASSED = (
+    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_CACHE_HOME", "AMENT_PREFIX_PATH",
+    "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME",
+    "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS", "TOKENIZERS_PARALLELISM",
+    "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "SSL_CERT_FILE", "COVERAGE_PROCESS_START",
+)  # fmt: skip
+_PACKAGES = ("vla_contract", "vla_kinematics", "vla_policy_node")
+_LAST_LINES = 15
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """What to run.
+
+    Attributes:
+        backend: `module:function` of the load function.
+        checkpoint, robot: paths.
+        options: for the load function.
+        interpreter: Python to run; empty: this one.
+        environment: variables on top of the few that are passed on.
+        load_timeout, inference_timeout: s; longer is a hang.
+        restarts: failures in a row (no answer in between) after which it is given up.
+        backoff: s before the first restart; doubles up to `longest_backoff`.
+    """
+
+    backend: str
+    checkpoint: Path
+    robot: Path
+    options: Mapping[str, Any] = field(default_factory=dict)
+    interpreter: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    load_timeout: float = 180.0
+    inference_timeout: float = 5.0
+    restarts: int = 5
+    backoff: float = 0.5
+    longest_backoff: float = 10.0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Loaded and warm after `seconds`."""
+
+    metadata: PolicyMetadata
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answer:
+    """To the request `id`; `seconds` is the inference alone."""
+
+    id: int
+    chunk: ActionChunk
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """The backend had no answer to the request `id`; it lives on."""
+
+    id: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Down:
+    """The process ended, hung or could not load. It starts again in `restart_in` s, or never (None)."""
+
+    reason: str
+    restart_in: float | None
+
+
+Event = Ready | Answer | Refusal | Down
+
+
+class _Failure(VlaError):
+    """Why a worker process is of no more use."""
+
+
+class Worker:
+    """A policy in a process of its own.
+
+    Args:
+        image_shapes: camera -> (height, width); the place that shared memory keeps for it.
+        on_event: called on the worker's thread.
+    """
+
+    def __init__(self, spec: WorkerSpec, image_shapes: Mapping[str, tuple[int, int]], on_event: Callable[[Event], None]):
+        self.spec = spec
+        self.restarts = 0
+        self._on_event = on_event
+        self._slots: dict[str, tuple[int, int, int]] = {}
+        offset = 0
+        for name, (height, width) in image_shapes.items():
+            self._slots[name] = (offset, height, width)
+            offset += height * width * 3
+        self._memory_fd = os.memfd_create("vla_observation")
+        os.ftruncate(self._memory_fd, offset)
+        self._memory = mmap.mmap(self._memory_fd, offset) if offset else None
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK)
+        self._requests: deque[dict[str, Any]] = deque()
+        self._sequence = 0
+        self._busy = False
+        self._closing = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process; None: there is none now."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def busy(self) -> bool:
+        """An inference is under way."""
+        return self._busy
+
+    def start(self) -> None:
+        """Begins to load. `Ready` or `Down` follows."""
+        self._thread.start()
+
+    def infer(self, observation: Observation, prefix: Trajectory | None = None) -> int:
+        """Asks for a chunk; returns the id that the answer will carry. Copies the images, then comes back at once.
+
+        Raises:
+            InferenceError: when an inference is under way, or an image does not have the size that was announced.
+        """
+        if self._busy:
+            raise InferenceError("an inference is under way; wait for its answer")
+        images = {name: self._store(name, image) for name, image in observation.images.items()}
+        self._busy = True
+        return self._ask(
+            {
+                "do": "infer",
+                "stamp_ns": int(observation.stamp_ns),
+                "images": images,
+                "positions": observation.positions,
+                "velocities": observation.velocities,
+                "instruction": observation.instruction,
+                "prefix": wire.trajectory_map(prefix),
+            }
+        )
+
+    def reset(self) -> None:
+        """A new task begins; takes effect before the next inference."""
+        self._ask({"do": "reset"})
+
+    def close(self) -> None:
+        """Ends process and thread."""
+        self._closing = True
+        os.eventfd_write(self._wake, 1)
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
+
+    def _store(self, name: str, image: NDArray[np.uint8]) -> tuple[int, int, int]:
+        if name not in self._slots or self._memory is None:
+            raise InferenceError(f"camera '{name}' was not announced; announced are {', '.join(self._slots) or 'none'}")
+        offset, height, width = self._slots[name]
+        if image.shape != (height, width, 3):
+            raise InferenceError(f"image of camera '{name}' has shape {image.shape}, expected {(height, width, 3)}")
+        place = np.frombuffer(self._memory, dtype=np.uint8, count=height * width * 3, offset=offset)
+        np.copyto(place.reshape(height, width, 3), image)
+        return offset, height, width
+
+    def _ask(self, request: dict[str, Any]) -> int:
+        self._sequence += 1
+        self._requests.append({**request, "id": self._sequence})
+        os.eventfd_write(self._wake, 1)
+        return self._sequence
+
+    # -- on the worker's thread
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closing:
+            try:
+                connection = self._spawn()
+                with connection:
+                    # Whoever asked between the end of the last process and now has been told that it is down.
+                    self._requests.clear()
+                    self._busy = False
+                    self._on_event(self._load(connection))
+                    while not self._closing:
+                        failures *= not self._serve(connection)
+                return
+            except Exception as error:
+                failures += 1
+                expected = isinstance(error, VlaError | OSError) and not isinstance(error, ConfigError)
+                last = not expected or failures > self.spec.restarts
+                wait = min(self.spec.longest_backoff, self.spec.backoff * 2 ** (failures - 1))
+                reason = self._reason(error)
+                self._end()
+                self._requests.clear()
+                self._busy = False
+                if self._closing:
+                    return
+                self._on_event(Down(reason, None if last else wait))
+                if last:
+                    return
+                self.restarts += 1
+                self._sleep(wait)
+            finally:
+                self._end()
+
+    def _spawn(self) -> socket.socket:
+        interpreter = self.spec.interpreter or sys.executable
+        if shutil.which(interpreter) is None:
+            raise ConfigError(f"interpreter '{interpreter}' does not exist or is not executable; correct the policy file")
+        ours, theirs = socket.socketpair()
+        environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
+        if not self.spec.interpreter:
+            # The same interpreter may use what is on our path, e.g. a user's package with a backend.
+            environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
+        # The ROS wheels' start-up hook would start the interpreter a second time, with their libraries on its path.
+        environment["_ROS_WHEELS_BOOTSTRAP_COMPLETE"] = "1"
+        environment |= {"PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1", "PYTHONFAULTHANDLER": "1"}
+        environment |= self.spec.environment
+        command = [interpreter, str(Path(__file__).with_name("child.py"))]
+        command += ["--socket", str(theirs.fileno()), "--memory", str(self._memory_fd), "--parent", str(os.getpid())]
+        for name, folder in _package_folders().items():
+            command += ["--package", f"{name}={folder}"]
+        with theirs:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=(theirs.fileno(), self._memory_fd),
+                env=environment,
+            )
+        self._lines: deque[str] = deque(maxlen=_LAST_LINES)
+        self._reader = threading.Thread(target=_forward, args=(self._process.stderr, self._lines), daemon=True)
+        self._reader.start()
+        return ours
+
+    def _load(self, connection: socket.socket) -> Ready:
+        request = {
+            "do": "load",
+            "id": 0,
+            "backend": self.spec.backend,
+            "checkpoint": str(self.spec.checkpoint),
+            "robot": str(self.spec.robot),
+            "options": dict(self.spec.options),
+        }
+        wire.send(connection, request)
+        answer = self._answer(connection, 0, self.spec.load_timeout, "loading")
+        if "error" in answer:
+            # What a configuration makes impossible does not get better by trying again.
+            raise ConfigError(_with_trace(answer))
+        try:
+            return Ready(PolicyMetadata.model_validate(answer["metadata"]), answer["seconds"])
+        except ValidationError as error:
+            raise ConfigError(f"backend '{self.spec.backend}' states malformed metadata: {error}") from error
+
+    def _serve(self, connection: socket.socket) -> bool:
+        """One request, or news from the process. True: it gave an answer."""
+        ready, _, _ = select.select([connection, self._wake], [], [])
+        if connection in ready:
+            self._answer(connection, -1, 0.1, "waiting")  # nothing was asked: it can only have ended
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            return False
+        answered = False
+        while self._requests and not self._closing:
+            request = self._requests.popleft()
+            wire.send(connection, request)
+            answer = self._answer(connection, request["id"], self.spec.inference_timeout, "inference")
+            if request["do"] == "infer":
+                self._busy = False
+                self._on_event(_event(request["id"], answer))
+                answered = "error" not in answer
+            elif "error" in answer:
+                raise _Failure(f"{request['do']}: {_with_trace(answer)}")
+        return answered
+
+    def _answer(self, connection: socket.socket, identifier: int, timeout: float, during: str) -> dict[str, Any]:
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            # Half a second at a time, so that `close` is not kept waiting by a model that hangs.
+            ready, _, _ = select.select([connection], [], [], max(0.0, min(left, 0.5)))
+            if self._closing:
+                raise _Failure("closing")
+            if ready:
+                answer = wire.receive(connection)
+                if answer is None:
+                    raise _Failure(f"worker ended during {during}")
+                if answer.get("id") == identifier:
+                    return answer
+                raise _Failure(f"worker answered {answer.get('id')} when asked {identifier}")
+            if left <= 0:
+                raise _Failure(f"worker hangs: no answer for {timeout:g} s during {during}")
+
+    def _reason(self, error: Exception) -> str:
+        if isinstance(error, ConfigError):
+            return str(error)
+        if not isinstance(error, VlaError | OSError):
+            return f"the node's side failed: {''.join(traceback.format_exception(error))}"
+        process = self._process
+        if process is None:
+            return str(error)
+        try:
+            code: int | None = process.wait(timeout=1.0 if "ended" in str(error) or isinstance(error, OSError) else 0.0)
+        except subprocess.TimeoutExpired:
+            code = None
+        if code is None:
+            return str(error)
+        self._reader.join(timeout=1.0)
+        how = f"killed by signal {-code}" if code < 0 else f"exit status {code}"
+        tail = "; last words: " + " | ".join(self._lines) if self._lines else ""
+        return f"{error} ({how}){tail}"
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        if process.stderr is not None:
+            self._reader.join(timeout=1.0)
+
+    def _sleep(self, duration: float) -> None:
+        deadline = time.monotonic() + duration
+        while not self._closing and (left := deadline - time.monotonic()) > 0:
+            select.select([self._wake], [], [], left)
+            try:
+                os.eventfd_read(self._wake)
+            except BlockingIOError:
+                pass
+
+
+def _event(identifier: int, answer: dict[str, Any]) -> Event:
+    if "error" in answer:
+        return Refusal(identifier, _with_trace(answer))
+    try:
+        return Answer(identifier, wire.chunk_of(answer["chunk"]), float(answer["seconds"]))
+    except (ChunkError, KeyError, TypeError) as error:
+        return Refusal(identifier, f"the backend's chunk is malformed: {error}")
+
+
+def _with_trace(answer: dict[str, Any]) -> str:
+    trace = answer.get("trace", "")
+    return f"{answer['error']}\n{trace}" if trace else str(answer["error"])
+
+
+def _forward(stream: Any, lines: "deque[str]") -> None:
+    """Passes the worker's words on to the node's log and keeps the last ones."""
+    with stream:
+        for raw in stream:
+            line = raw.decode(errors="replace").rstrip()
+            lines.append(line)
+            print(f"[worker] {line}", file=sys.stderr, flush=True)
+
+
+def _package_folders() -> dict[str, str]:
+    """Where this process would import the suite's ROS-free packages from."""
+    folders = {}
+    for name in _PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            folders[name] = str(Path(spec.origin).parent)
+    return folders

@@ -1,0 +1,126 @@
+"""What node and worker say to each other: length-prefixed msgpack. Nothing that is received is ever executed.
+
+Runs under both interpreters, so it needs NumPy and msgpack only. Images do not pass here: they lie in shared memory.
+"""
+
+import socket
+import struct
+from typing import Any
+
+import msgpack
+import numpy as np
+from vla_contract.chunk import ActionChunk
+from vla_contract.errors import VlaError
+from vla_contract.interpolation import Trajectory
+
+_LENGTH = struct.Struct("<I")
+_ARRAY = 1  # msgpack extension code
+_KINDS = "fiub"
+LONGEST = 64 * 1024 * 1024  # bytes of one frame
+
+
+class WireError(VlaError):
+    """The other side sent something that is not ours."""
+
+
+def send(connection: socket.socket, message: dict[str, Any]) -> None:
+    """Writes one frame; blocks until it is written."""
+    payload = msgpack.packb(message, default=_pack_array)
+    connection.sendall(_LENGTH.pack(len(payload)) + payload)
+
+
+def receive(connection: socket.socket) -> dict[str, Any] | None:
+    """Reads one frame; None: the other side has closed.
+
+    Raises:
+        WireError: on a frame that is too long, or holds something else than a map.
+    """
+    head = _exactly(connection, _LENGTH.size)
+    if head is None:
+        return None
+    (length,) = _LENGTH.unpack(head)
+    if length > LONGEST:
+        raise WireError(f"frame of {length} bytes (> {LONGEST})")
+    payload = _exactly(connection, length)
+    if payload is None:
+        return None
+    try:
+        message = msgpack.unpackb(payload, ext_hook=_unpack_array)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise WireError(f"frame is not msgpack: {error}") from error
+    if not isinstance(message, dict):
+        raise WireError(f"frame holds {type(message).__name__}, expected a map")
+    return message
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < size:
+        part = connection.recv(size - len(parts))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+def _pack_array(value: Any) -> msgpack.ExtType:
+    if isinstance(value, np.generic):
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in _KINDS:
+        raise TypeError(f"{type(value).__name__} cannot be sent; use numbers, text, bytes, lists, maps and arrays")
+    return msgpack.ExtType(_ARRAY, msgpack.packb((value.dtype.str, value.shape, value.tobytes())))
+
+
+def _unpack_array(code: int, data: bytes) -> Any:
+    if code != _ARRAY:
+        raise ValueError(f"extension {code} is not known")
+    dtype, shape, raw = msgpack.unpackb(data)
+    if np.dtype(dtype).kind not in _KINDS:
+        raise ValueError(f"array of {dtype} is not accepted")
+    return np.frombuffer(raw, dtype=dtype).reshape(shape)
+
+
+def trajectory_map(trajectory: Trajectory | None) -> dict[str, Any] | None:
+    """A trajectory for a frame."""
+    if trajectory is None:
+        return None
+    return {key: getattr(trajectory, key) for key in ("times", "positions", "velocities", "accelerations")}
+
+
+def trajectory_of(values: dict[str, Any] | None) -> Trajectory | None:
+    """The inverse of `trajectory_map`.
+
+    Raises:
+        ChunkError: when it is malformed.
+    """
+    return None if values is None else Trajectory(**values)
+
+
+def chunk_map(chunk: ActionChunk) -> dict[str, Any]:
+    """What counts of a backend's chunk."""
+    return {
+        "stamp_ns": int(chunk.stamp_ns),
+        "joint_names": list(chunk.joint_names),
+        "trajectory": trajectory_map(chunk.trajectory),
+        "confidence": float(chunk.confidence),
+        "progress": float(chunk.progress),
+        "inference_time": float(chunk.inference_time),
+    }
+
+
+def chunk_of(values: dict[str, Any]) -> ActionChunk:
+    """The inverse of `chunk_map`.
+
+    Raises:
+        ChunkError: when the trajectory is malformed.
+    """
+    trajectory = trajectory_of(values["trajectory"])
+    assert trajectory is not None
+    return ActionChunk(
+        stamp_ns=values["stamp_ns"],
+        joint_names=tuple(values["joint_names"]),
+        trajectory=trajectory,
+        confidence=values["confidence"],
+        progress=values["progress"],
+        inference_time=values["inference_time"],
+    )

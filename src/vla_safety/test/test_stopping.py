@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import BPoly
+from vla_safety.core.limits import check_envelope, extent_of
+from vla_safety.core.motion import State, rest
+from vla_safety.core.stopping import stop, stopping_distance
+
+from rig import HOME, LIMITS
+
+N = len(HOME)
+MIDDLE = (LIMITS.max_position + LIMITS.min_position) / 2
+
+
+def random_state(seed: int) -> State:
+    rng = np.random.default_rng(seed)
+    v = rng.uniform(-1, 1, N) * LIMITS.max_velocity * rng.choice([0, 0.1, 1])
+    a = rng.uniform(-1, 1, N) * LIMITS.max_acceleration * rng.choice([0, 0.1, 1])
+    return State(MIDDLE.copy(), v, a)
+
+
+def test_known_value_of_joint_1():
+    """FR3 joint 1 at 2.62 rad/s stops in 0.264 s and 0.346 rad; with 200 ms of reaction in 0.870 rad."""
+    v = np.zeros(N)
+    v[0] = 2.62
+    motion = stop(State(MIDDLE, v, np.zeros(N)), 0, LIMITS)
+    assert motion.duration == pytest.approx(0.264, abs=5e-4)
+    assert motion.positions[-1, 0] - MIDDLE[0] == pytest.approx(0.346, abs=5e-4)
+    assert stopping_distance(2.62, 10, 5000, 0.2) == pytest.approx(0.870, abs=5e-4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**32), st.sampled_from([0.5, 0.9, 1.0]))
+def test_i02_stop_keeps_limits_and_ends_at_rest(seed, fraction):
+    state = random_state(seed)
+    motion = stop(state, 1234, LIMITS, fraction)
+    for kind in ("position", "velocity", "acceleration"):
+        assert np.array_equal(getattr(motion.knot(0), kind), getattr(state, kind))
+    if len(motion) == 1:
+        assert state.at_rest
+        return
+    assert motion.knot(len(motion) - 1).at_rest
+    t = (motion.times - motion.times[0]) * 1e-9
+    knots = [[motion.positions[k], motion.velocities[k], motion.accelerations[k]] for k in range(len(motion))]
+    curve = BPoly.from_derivatives(t, knots)
+    s = np.linspace(0, t[-1], 3000)[1:-1]
+    a = np.maximum(LIMITS.max_acceleration * fraction, np.abs(state.acceleration))
+    assert (np.abs(curve.derivative(2)(s)) <= a * (1 + 1e-6)).all()
+    assert (np.abs(curve.derivative(3)(s)) <= LIMITS.max_jerk * fraction * 1.001).all()
+    # A joint may still gain speed while its acceleration is led to zero, no more than that.
+    extra = state.acceleration**2 / (2 * LIMITS.max_jerk * fraction)
+    ramp = t[1]
+    assert (np.abs(curve.derivative(1)(s)) <= np.abs(state.velocity) + np.maximum(extra, a * ramp / 2) + 1e-9).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32))
+def test_r17_negative_directions_mirror_positive_ones(seed):
+    state = random_state(seed)
+    mirrored = State(state.position, -state.velocity, -state.acceleration)
+    there, back = stop(state, 0, LIMITS), stop(mirrored, 0, LIMITS)
+    assert np.array_equal(there.times, back.times)
+    assert np.allclose(there.positions - MIDDLE, -(back.positions - MIDDLE), atol=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0.001, 1), st.integers(0, N - 1))
+def test_distance_keeps_the_sufficient_bound(share, joint):
+    v = np.zeros(N)
+    v[joint] = LIMITS.max_velocity[joint] * share
+    motion = stop(State(MIDDLE, v, np.zeros(N)), 0, LIMITS)
+    distance = motion.positions[-1, joint] - MIDDLE[joint]
+    reaction = 2.1e-3  # a phase is not shorter than 2 ms
+    bound = stopping_distance(v[joint], LIMITS.max_acceleration[joint], LIMITS.max_jerk[joint], reaction)
+    assert 0 < distance <= bound
+
+
+def test_at_rest_there_is_nothing_to_stop():
+    assert len(stop(rest(HOME), 5, LIMITS)) == 1
+
+
+def test_r06_reversal_at_full_speed_is_a_stop_within_the_acceleration_limit():
+    """Full speed one way while accelerating the other way: the stop never exceeds the limits."""
+    state = State(MIDDLE, LIMITS.max_velocity.copy(), -LIMITS.max_acceleration.copy())
+    motion = stop(state, 0, LIMITS)
+    kept, finding = check_envelope(motion, extent_of(motion), LIMITS)
+    assert finding is None or finding.reason == "joint_position"

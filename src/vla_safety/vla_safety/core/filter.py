@@ -1,0 +1,481 @@
+"""The one loop: proposals in, verified motion with a verified stop out.
+
+Proof obligation (induction over messages). Every message that leaves is one Motion that was verified from its first to
+its last knot and ends at rest. Its beginning, up to the splice, is the curve that was committed before, so whenever it
+arrives before the splice the controller moves from a verified curve to a verified curve without a step. If no further
+message arrives, for whatever cause, the controller plays the stop at its end. Hence every state that is ever reached
+lies on a verified curve from which a verified stop follows.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from vla_safety.core.config import SafetyConfig
+from vla_safety.core.findings import Decision, Finding, Verdict
+from vla_safety.core.modes import ENABLED, Event, Mode, transition
+from vla_safety.core.motion import Array, Motion, Timeline, nanoseconds, rest, seconds
+from vla_safety.core.splicing import GAP_NS, Splice, complete, splice
+from vla_safety.core.stopping import stop
+from vla_safety.core.validation import OVERRIDE, POLICY, Form, Proposal, validate
+from vla_safety.core.verification import Verifier
+from vla_safety.core.watchdogs import Instant, StateMonitor
+
+_SETTLE = 0.3  # s that the controller is given to come from where it is to where the robot was measured at arming
+_TRIM_ATTEMPTS = 12
+_SEGMENT_SHARES = (1.0, 0.5, 0.25)  # of the segment, tried until one verifies with its stop
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person gets who asks for a change of mode."""
+
+    success: bool
+    message: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """A picture of the filter; lengths in m, angles in rad."""
+
+    mode: Mode
+    finding: Finding | None
+    speed_scale: float
+    joint_margin: float
+    zone_clearance: float
+    tracking_error: float
+    counts: tuple[int, ...]
+
+
+@dataclass
+class _Plan:
+    """What is being played, message by message.
+
+    `followed` ns: up to there the committed motion is this plan; from there on it is a stop. `ends_short`: why the plan
+    is not the whole proposal; `blocked`: why the last attempt to extend it failed.
+    """
+
+    motion: Motion
+    source: str
+    sequence: int
+    scale: float
+    followed: int
+    ends_short: Finding | None
+    blocked: Finding | None = None
+
+
+@dataclass
+class Output:
+    """What is to be published, in order."""
+
+    motions: list[Motion] = field(default_factory=list)
+    decisions: list[Decision] = field(default_factory=list)
+
+
+class SafetyFilter:
+    """Composes the checks. All calls come from one thread; none raises for any input.
+
+    Args:
+        joints: (n,) names, in the order of the robot file; `gripper` is the one that no angle margin is taken of.
+        base_frame: that proposals may name.
+    """
+
+    def __init__(self, config: SafetyConfig, verifier: Verifier, base_frame: str, gripper: str | None = None):
+        self.config = config
+        self.verifier = verifier
+        limits = verifier.limits
+        self._joints = limits.names
+        self._angles = np.array([name != gripper for name in limits.names])
+        proposals = config.proposals
+        self._form = Form(
+            limits.names,
+            base_frame,
+            proposals.max_points,
+            proposals.max_horizon,
+            proposals.max_stamp_age,
+            proposals.max_stamp_lead,
+        )
+        self.monitor = StateMonitor(limits.names, config.watchdogs)
+        self.mode = Mode.DISARMED
+        self.finding: Finding | None = None
+        self.speed_cap = 1.0
+        self._timeline = Timeline()
+        self._plan: _Plan | None = None
+        self._heard: dict[str, int] = {}
+        self._refused: Finding | None = None
+        self._counts = [0] * len(Verdict)
+        self._clock: Instant | None = None
+        self._output = Output()
+        self._lead = nanoseconds(config.cycle.lead)
+        self._segment = nanoseconds(config.cycle.segment)
+
+    # ---------------------------------------------------------------- inputs
+
+    def drain(self) -> Output:
+        """What is to be published since the last call."""
+        output, self._output = self._output, Output()
+        return output
+
+    def observe(
+        self,
+        stamp_ns: int,
+        names: Sequence[str],
+        positions: Sequence[float],
+        velocities: Sequence[float],
+        now: Instant,
+    ) -> Finding | None:
+        """Takes a joint state; what is wrong with it, if it was dropped."""
+        try:
+            return self.monitor.receive(stamp_ns, names, positions, velocities, now)
+        except Exception as error:  # an input that cannot even be judged is no input; the watchdog goes on counting
+            return Finding("state_invalid", repr(error)[:80])
+
+    def propose(self, proposal: Proposal, now: Instant) -> Decision:
+        """Judges a proposal; if it is taken, the first message of its motion is in the output."""
+        try:
+            with np.errstate(all="ignore"):  # overflow is judged by its result, which no comparison accepts
+                decision = self._judge(proposal, now)
+        except Exception as error:
+            self._fail(now, error)
+            assert self.finding is not None
+            decision = self._decision(Verdict.REFUSED, proposal, now, self.finding)
+        if decision.verdict == Verdict.REFUSED:
+            self._refused = decision.finding
+        self._decide(decision)
+        return decision
+
+    def cycle(self, now: Instant) -> None:
+        """Supervises, then extends what is committed by the next segment. To be called every `cycle.period`."""
+        try:
+            with np.errstate(all="ignore"):
+                self._supervise(now)
+                if self._plan is not None:
+                    self._extend(now)
+        except Exception as error:
+            self._fail(now, error)
+
+    def _fail(self, now: Instant, error: Exception) -> None:
+        """A check erred: nothing can be trusted but the stop that is committed. It plays out, and the e-stop latches."""
+        plan, self._plan = self._plan, None
+        finding = Finding("internal", repr(error)[:200])
+        moving = self.mode in ENABLED
+        self._enter(Event.ESTOP, finding)
+        if moving:
+            source, sequence = (plan.source, plan.sequence) if plan is not None else (POLICY, 0)
+            self._decide(Decision(Verdict.STOPPED, source, sequence, finding, stamp_ns=now.clock_ns))
+
+    # ---------------------------------------------------------------- people
+
+    def arm(self, now: Instant) -> Answer:
+        """Takes the robot where it stands, if every input is fresh and the robot is safe and at rest."""
+        if transition(self.mode, Event.ARM) is None:
+            return Answer(False, f"not from mode {self.mode.name}; " + ("reset first" if self.mode == Mode.ESTOP else ""))
+        if self.mode != Mode.DISARMED:
+            self._enter(Event.ARM, None)
+            return Answer(True, "armed already")
+        finding = self.monitor.check(now)
+        if finding is None:
+            finding = self.monitor.at_rest()
+        if finding is not None:
+            return Answer(False, f"{finding.sentence}; {finding.remedy}")
+        measured = self.monitor.newest
+        assert measured is not None
+        limits, slack = self.verifier.limits, self.config.position_slack
+        held = np.clip(measured.position, limits.min_position, limits.max_position)
+        held = np.where(np.abs(held - measured.position) <= slack, held, measured.position)
+        # A single knot, some time ahead: the controller leads there from where it is.
+        motion = Motion.at(now.clock_ns + nanoseconds(_SETTLE), rest(held))
+        report = self.verifier.verify(motion)
+        if report.finding is not None:
+            return Answer(False, f"{report.finding.sentence}; {report.finding.remedy}")
+        self._timeline.clear()
+        self._plan = None
+        self._heard.clear()
+        self._clock = now
+        self._commit(now, motion)
+        self._enter(Event.ARM, None)
+        return Answer(True, "armed")
+
+    def disarm(self, now: Instant, who: str = "operator") -> Answer:
+        """Stops, then commands nothing more."""
+        if transition(self.mode, Event.DISARM) is None:
+            return Answer(False, "the e-stop is latched; reset first")
+        if self.mode != Mode.DISARMED:
+            self._halt(now, Event.DISARM, Finding("disarmed", who))
+        return Answer(True, "disarmed")
+
+    def estop(self, now: Instant, who: str = "operator") -> Answer:
+        """Stops and latches."""
+        self._halt(now, Event.ESTOP, Finding("estop", who))
+        return Answer(True, "e-stop latched")
+
+    def reset(self, now: Instant) -> Answer:
+        """Leaves a latched e-stop, if its cause is gone and the robot rests. Never moves: arm afterwards."""
+        if transition(self.mode, Event.RESET) is None:
+            return Answer(True, f"nothing to reset in mode {self.mode.name}")
+        finding = self.monitor.check(now)
+        if finding is None:
+            finding = self.monitor.at_rest()
+        if finding is not None:
+            return Answer(False, f"{finding.sentence}; {finding.remedy}")
+        self._timeline.clear()
+        self._plan = None
+        self._enter(Event.RESET, None)
+        return Answer(True, "reset; arm to go on")
+
+    # ---------------------------------------------------------------- proposals
+
+    def _judge(self, proposal: Proposal, now: Instant) -> Decision:
+        def refuse(finding: Finding) -> Decision:
+            return self._decision(Verdict.REFUSED, proposal, now, finding)
+
+        finding = self._admit(proposal, now)
+        if finding is not None:
+            return refuse(finding)
+        chunk = validate(proposal, self._form)
+        if isinstance(chunk, Finding):
+            return refuse(chunk)
+        committed = self._timeline.current
+        assert committed is not None
+        limits = self.verifier.limits
+        earliest = now.clock_ns + self._lead
+        spliced = splice(
+            committed, complete(chunk), now.clock_ns, earliest, limits, self.config.proposals, self.speed_cap
+        )
+        if isinstance(spliced, Finding):
+            return refuse(spliced)
+        motion, trimmed = self._longest_prefix(spliced)
+        if motion is None:
+            assert trimmed is not None
+            return refuse(trimmed)
+        previous, mode = self._plan, self.mode
+        self._plan = _Plan(
+            motion, proposal.source, proposal.sequence, spliced.scale, spliced.splice_ns, trimmed
+        )
+        blocked = self._extend(now)
+        if blocked is not None:
+            self._plan = previous
+            self.mode = mode
+            return refuse(blocked)
+        self._heard[proposal.source] = now.watch_ns
+        self._refused = None
+        self._enter(Event.OVERRIDE if proposal.source == OVERRIDE else Event.POLICY, None)
+        accepted = spliced.count - (len(spliced.motion) - len(motion))
+        verdict = Verdict.ACCEPTED
+        if spliced.scale < 1.0:
+            verdict, accepted = Verdict.SLOWED, 0
+        if trimmed is not None:
+            verdict = Verdict.TRIMMED
+        return replace(
+            self._decision(verdict, proposal, now, trimmed or spliced.finding),
+            points_accepted=max(0, accepted),
+            speed_scale=spliced.scale,
+        )
+
+    def _admit(self, proposal: Proposal, now: Instant) -> Finding | None:
+        """Whether this source may move the robot now."""
+        if self.mode not in ENABLED:
+            return Finding("mode", self.mode.name)
+        if self.mode == Mode.OVERRIDE and proposal.source != OVERRIDE:
+            return Finding("authority", OVERRIDE)
+        if proposal.source not in (POLICY, OVERRIDE):
+            return Finding("authority", proposal.source[:80])
+        return self.monitor.check(now)
+
+    def _longest_prefix(self, spliced: Splice) -> tuple[Motion | None, Finding | None]:
+        """The longest part of a plan, to one of its knots, that verifies together with its stop; what ended it."""
+        motion = spliced.motion
+        whole = motion.then(self._stop_from(motion))
+        report = self.verifier.verify(whole)
+        if report.safe:
+            return motion, None
+        first = int(np.searchsorted(motion.times, spliced.splice_ns, side="right"))
+        last = int(np.searchsorted(motion.times, report.safe_until, side="right")) - 1
+        last = min(last, len(motion) - 1)
+        if last < first:
+            return None, report.finding
+        for k in np.unique(np.linspace(last, first, _TRIM_ATTEMPTS).round().astype(int))[::-1]:
+            prefix = motion.knots(0, int(k))
+            if self.verifier.verify(self._stop_from(prefix)).safe:
+                return prefix, report.finding
+        return None, report.finding
+
+    def _stop_from(self, motion: Motion) -> Motion:
+        return stop(
+            motion.knot(len(motion) - 1), motion.end, self.verifier.limits, self.config.cycle.stop_fraction
+        )
+
+    # ---------------------------------------------------------------- the cycle
+
+    def _extend(self, now: Instant) -> Finding | None:
+        """Commits the next segment of the plan with its stop, if that verifies. What is against it, else None."""
+        plan = self._plan
+        assert plan is not None
+        splice_ns = now.clock_ns + self._lead
+        if plan.followed < plan.motion.end and splice_ns > plan.followed:
+            late = Finding("late_cycle", "filter", seconds(splice_ns - plan.followed), 0.0)
+            self._plan = None
+            self._trouble(plan, now, plan.blocked or late)
+            return late
+        plan.blocked = None
+        for share in _SEGMENT_SHARES:
+            end = self._segment_end(plan, splice_ns + round(self._segment * share))
+            if end <= plan.followed:
+                break
+            segment = plan.motion.since(now.clock_ns).until(end)
+            candidate = segment.then(self._stop_from(segment))
+            report = self.verifier.verify(candidate)
+            if report.finding is None:
+                self._commit(now, candidate)
+                plan.followed = end
+                return None
+            plan.blocked = plan.blocked or report.finding
+        if now.clock_ns >= plan.motion.end:
+            self._finish(plan, now)
+        return plan.blocked
+
+    def _segment_end(self, plan: _Plan, wanted: int) -> int:
+        """The end of the next segment, not so close behind a knot that rounding would turn into jerk."""
+        times = plan.motion.times
+        if wanted >= plan.motion.end:
+            return plan.motion.end
+        k = int(np.searchsorted(times, wanted, side="right")) - 1
+        return int(times[k]) if wanted - int(times[k]) < GAP_NS else wanted
+
+    def _finish(self, plan: _Plan, now: Instant) -> None:
+        """The plan was played to its end."""
+        self._plan = None
+        if plan.ends_short is None and plan.motion.knot(len(plan.motion) - 1).at_rest:
+            return
+        silence = seconds(now.watch_ns - self._heard.get(plan.source, now.watch_ns))
+        finding = plan.ends_short or self._refused or Finding("chunk_timeout", plan.source, silence)
+        self._trouble(plan, now, finding)
+
+    def _trouble(self, plan: _Plan, now: Instant, finding: Finding) -> None:
+        self._enter(Event.TROUBLE, finding)
+        self._decide(
+            Decision(Verdict.STOPPED, plan.source, plan.sequence, finding, stamp_ns=now.clock_ns)
+        )
+
+    # ---------------------------------------------------------------- supervision
+
+    def _supervise(self, now: Instant) -> None:
+        clock = self._check_clock(now)
+        if clock is not None:
+            self.monitor.forget()
+        if self.mode not in ENABLED:
+            return
+        if clock is not None:
+            self._halt(now, Event.ESTOP, clock)
+            return
+        stale = self.monitor.check(now)
+        if stale is not None:
+            if self._plan is not None or self.mode != Mode.HOLD:
+                self._halt(now, Event.TROUBLE, stale)
+            return
+        finding = self._check_measured()
+        if finding is not None:
+            self._halt(now, Event.ESTOP, finding)
+            return
+        if self.mode == Mode.OVERRIDE:
+            silence = seconds(now.watch_ns - self._heard.get(OVERRIDE, 0))
+            limit = self.config.watchdogs.override_timeout
+            if not silence <= limit:
+                self._halt(now, Event.OVERRIDE_LOST, Finding("override_lost", OVERRIDE, silence, limit))
+
+    def _check_clock(self, now: Instant) -> Finding | None:
+        """Whether stamps' clock and watch moved alike since the last cycle, and neither went back."""
+        before, self._clock = self._clock, now
+        if before is None:
+            return None
+        moved = now.clock_ns - before.clock_ns
+        jump = seconds(moved - (now.watch_ns - before.watch_ns))
+        limit = self.config.watchdogs.clock_tolerance
+        if moved < 0:
+            jump = seconds(moved)
+        elif abs(jump) <= limit:
+            return None
+        return Finding("clock_jump", "clock", jump, limit)
+
+    def _check_measured(self) -> Finding | None:
+        """Whether the robot is where it was commanded to be, and outside every forbidden volume."""
+        measured = self.monitor.newest
+        assert measured is not None
+        commanded = self._timeline.state(measured.stamp_ns)
+        if commanded is not None:
+            finding = self.monitor.tracking(commanded)[1]
+            if finding is not None:
+                return finding
+        return self.verifier.clearances(measured.position)[1]
+
+    def _halt(self, now: Instant, event: Event, finding: Finding) -> None:
+        """Commits the stop that can begin soonest; if it does not verify, the one that is committed plays out."""
+        target = transition(self.mode, event)
+        if target is None:
+            return
+        plan, self._plan = self._plan, None
+        was = self.mode
+        self._enter(event, finding)
+        if was in ENABLED:
+            self._commit(now, self._soonest_stop(now))
+            source = plan.source if plan is not None else POLICY
+            sequence = plan.sequence if plan is not None else 0
+            self._decide(Decision(Verdict.STOPPED, source, sequence, finding, stamp_ns=now.clock_ns))
+
+    def _soonest_stop(self, now: Instant) -> Motion:
+        """What is committed up to the earliest splice, then a stop; or what is committed, if that stop is not safe."""
+        committed = self._timeline.current
+        assert committed is not None
+        at = max(now.clock_ns + self._lead, committed.start)
+        if at >= committed.end:
+            return Motion.at(at, rest(committed.positions[-1]))
+        ahead = committed.since(now.clock_ns)
+        k = int(np.searchsorted(ahead.times, at, side="right")) - 1
+        if at - int(ahead.times[k]) < GAP_NS:
+            at = int(ahead.times[k])
+        start = ahead.until(at)
+        candidate = start.then(self._stop_from(start))
+        return candidate if self.verifier.verify(candidate).safe else ahead
+
+    # ---------------------------------------------------------------- bookkeeping
+
+    def _commit(self, now: Instant, motion: Motion) -> None:
+        self._timeline.commit(now.clock_ns, motion)
+        self._output.motions.append(motion)
+
+    def _enter(self, event: Event, finding: Finding | None) -> None:
+        target = transition(self.mode, event)
+        if target is not None:
+            self.mode, self.finding = target, finding
+
+    def _decision(self, verdict: Verdict, proposal: Proposal, now: Instant, finding: Finding | None) -> Decision:
+        count = max(proposal.points, len(proposal.times_ns))
+        return Decision(verdict, proposal.source, proposal.sequence, finding, count, stamp_ns=now.clock_ns)
+
+    def _decide(self, decision: Decision) -> None:
+        self._counts[decision.verdict] += 1
+        self._output.decisions.append(decision)
+
+    # ---------------------------------------------------------------- views
+
+    @property
+    def committed(self) -> Motion | None:
+        """What the controller plays."""
+        return self._timeline.current
+
+    def status(self) -> Status:
+        """A picture for people; computes forward kinematics once."""
+        measured = self.monitor.newest
+        margin = clearance = error = float("nan")
+        if measured is not None:
+            limits = self.verifier.limits
+            room: Array = np.minimum(limits.max_position - measured.position, measured.position - limits.min_position)
+            margin = float(room[self._angles].min())
+            if len(self.verifier.zones):
+                clearance = self.verifier.clearances(measured.position)[0]
+            commanded = self._timeline.state(measured.stamp_ns)
+            if commanded is not None and self.mode in ENABLED:
+                error = float(self.monitor.tracking(commanded)[0][self._angles].max())
+        scale = self._plan.scale if self._plan is not None else 1.0
+        return Status(self.mode, self.finding, scale, margin, clearance, error, tuple(self._counts))

@@ -1,0 +1,177 @@
+"""Where every body of the robot is, for many configurations at once.
+
+A *body* is a convex collision primitive: all points within a radius of the hull of a few points (a capsule has two, a
+sphere one, a box eight with radius zero). Forward kinematics is a walk along the tree with (N, 3, 3) arrays.
+
+`reach` bounds how far a body can move: no point of body b moves faster than sum_i reach[b, i] |dq_i/dt|, in any
+configuration. It follows from the triangle inequality: a point of b is never further from axis i than the offsets of
+the joints between them, summed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from vla_contract.errors import ConfigError, unknown
+
+from vla_safety.core.motion import Array
+from vla_safety.core.urdf import Description, Joint, Shape
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """A link that moves on its own: parent frame, placement at zero, joint, column of q and its gear."""
+
+    parent: int
+    rotation: Array
+    translation: Array
+    prismatic: bool
+    axis: Array
+    cross: Array
+    cross2: Array
+    column: int
+    multiplier: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Bodies in N configurations.
+
+    Attributes:
+        points: (N, P, 3) m, the points of all bodies in the base frame; `RobotModel.starts` tells where each begins.
+        rotations, translations: of the moving frames, (F, N, 3, 3) and (F, N, 3).
+    """
+
+    points: Array
+    rotations: Array
+    translations: Array
+
+
+class RobotModel:
+    """Kinematics and collision bodies of one robot.
+
+    Args:
+        description: its URDF.
+        joints: (n,) names in the order of q. Every moving joint must be among them or mimic one that is.
+
+    Raises:
+        ConfigError: on a joint that is missing or mimics an unknown one.
+    """
+
+    def __init__(self, description: Description, joints: Sequence[str]):
+        self.joints = tuple(joints)
+        self.root = description.root
+        self.links = description.links
+        self._frames: list[_Frame] = []
+        # link -> (moving frame, rotation and translation in it); frame 0 is the base.
+        self.link_frames: dict[str, tuple[int, Array, Array]] = {description.root: (0, np.eye(3), np.zeros(3))}
+        known = {joint.name for joint in description.joints}
+        for name in joints:
+            if name not in known:
+                raise ConfigError(f"the URDF does not have the robot file's {unknown('joint', name, known)}")
+        for joint in description.joints:
+            self._add(joint)
+        self._collect(description.shapes)
+        self.reach = self._reach(description)
+
+    def _add(self, joint: Joint) -> None:
+        frame, rotation, translation = self.link_frames[joint.parent]
+        placed = rotation @ joint.rotation, translation + rotation @ joint.translation
+        if joint.kind == "fixed":
+            self.link_frames[joint.child] = (frame, *placed)
+            return
+        driver, multiplier, offset = joint.mimic or (joint.name, 1.0, 0.0)
+        if driver not in self.joints:
+            raise ConfigError(f"URDF joint '{joint.name}' moves, but is not in the robot file: {list(self.joints)}")
+        x, y, z = joint.axis
+        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+        self._frames.append(
+            _Frame(
+                frame,
+                *placed,
+                joint.kind == "prismatic",
+                joint.axis,
+                cross,
+                cross @ cross,
+                self.joints.index(driver),
+                multiplier,
+                offset,
+            )
+        )
+        self.link_frames[joint.child] = (len(self._frames), np.eye(3), np.zeros(3))
+
+    def _collect(self, shapes: Sequence[Shape]) -> None:
+        if not shapes:
+            raise ConfigError("the URDF has no collision geometry; without it no zone can be kept")
+        placed = sorted(((self.link_frames[s.link], s) for s in shapes), key=lambda item: item[0][0])
+        self.body_links = tuple(shape.link for _, shape in placed)
+        self.body_frames = np.array([place[0] for place, _ in placed])
+        self.body_radii = np.array([shape.radius for _, shape in placed])
+        counts = np.array([len(shape.points) for _, shape in placed])
+        self.body_sizes = counts
+        self.starts: NDArray[np.int64] = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        self.point_radii = np.repeat(self.body_radii, counts)
+        local = [shape.points @ rotation.T + translation for (_, rotation, translation), shape in placed]
+        self._local: Array = np.concatenate(local)
+        of_point = np.repeat(self.body_frames, counts)
+        self._groups = [
+            (frame, slice(int(np.argmax(of_point == frame)), int(np.argmax(of_point == frame) + np.sum(of_point == frame))))
+            for frame in sorted(set(of_point.tolist()))
+        ]
+
+    def _reach(self, description: Description) -> Array:
+        """(B, n) m for revolute joints, 1 for prismatic ones."""
+        travels = {self.joints.index(j.name): j.travel for j in description.joints if j.name in self.joints}
+        reach = np.zeros((len(self.body_links), len(self.joints)))
+        for b, start in enumerate(self.starts):
+            points = self._local[start : start + self.body_sizes[b]]
+            distance = float(np.linalg.norm(points, axis=1).max()) + float(self.body_radii[b])
+            frame = int(self.body_frames[b])
+            while frame > 0:
+                f = self._frames[frame - 1]
+                gear = abs(f.multiplier)
+                if f.prismatic:
+                    distance += travels[f.column] * gear + abs(f.offset)
+                    reach[b, f.column] += gear
+                else:
+                    reach[b, f.column] += gear * distance
+                distance += float(np.linalg.norm(f.translation))
+                frame = f.parent
+        return reach
+
+    def place(self, q: Array) -> Placement:
+        """Bodies at configurations `q` (N, n)."""
+        count = len(q)
+        rotations = np.empty((len(self._frames) + 1, count, 3, 3))
+        translations = np.empty((len(self._frames) + 1, count, 3))
+        rotations[0], translations[0] = np.eye(3), 0.0
+        for index, f in enumerate(self._frames, start=1):
+            value = q[:, f.column] * f.multiplier + f.offset
+            parent = rotations[f.parent]
+            if f.prismatic:
+                rotations[index] = parent @ f.rotation
+                shift = f.translation + value[:, None] * (f.rotation @ f.axis)
+                translations[index] = translations[f.parent] + np.einsum("nij,nj->ni", parent, shift)
+            else:
+                # Rodrigues: I + sin K + (1 - cos) K^2
+                turn = np.eye(3) + np.sin(value)[:, None, None] * f.cross + (1 - np.cos(value))[:, None, None] * f.cross2
+                rotations[index] = parent @ (f.rotation @ turn)
+                translations[index] = translations[f.parent] + parent @ f.translation
+        points = np.empty((count, len(self._local), 3))
+        for frame, part in self._groups:
+            points[:, part] = self._local[part] @ rotations[frame].transpose(0, 2, 1) + translations[frame][:, None]
+        return Placement(points, rotations, translations)
+
+    def link_pose(self, link: str, placement: Placement) -> tuple[Array, Array]:
+        """Rotation (N, 3, 3) and origin (N, 3) of a link.
+
+        Raises:
+            ConfigError: when there is no such link.
+        """
+        if link not in self.link_frames:
+            raise ConfigError(unknown("link", link, self.links))
+        frame, rotation, translation = self.link_frames[link]
+        parent = placement.rotations[frame]
+        return parent @ rotation, placement.translations[frame] + parent @ translation

@@ -1,0 +1,242 @@
+"""Every reason the filter can give, in one place: what it means and what a person can do.
+
+The documentation's table is generated from this registry (`python -m vla_safety.reasons_table`).
+"""
+
+import math
+from dataclasses import dataclass
+
+from vla_contract.errors import ConfigError, unknown
+
+
+@dataclass(frozen=True)
+class Reason:
+    """`unit` is that of value and limit; `sentence` may use {subject}, {value}, {limit}, {name} (after the colon)."""
+
+    meaning: str
+    sentence: str
+    remedy: str
+    unit: str = ""
+
+
+REASONS: dict[str, Reason] = {
+    # --- form of a proposal
+    "points": Reason(
+        "a trajectory has no points, or more than are allowed",
+        "{value} points, allowed are 1 to {limit}",
+        "send shorter chunks, or raise max_points",
+    ),
+    "joint_names": Reason(
+        "joint names are not exactly the robot's, each once",
+        "joint '{subject}' is missing, unknown or named twice",
+        "name every joint of the robot file once",
+    ),
+    "shape": Reason(
+        "an array of a point has the wrong length",
+        "{subject} has {value} entries, expected {limit}",
+        "give each point one position, velocity and acceleration for each joint (or none at all of a kind)",
+    ),
+    "not_finite": Reason(
+        "a number is NaN or infinite",
+        "{subject} is {value}",
+        "look for a division by zero or an overflow in the source",
+    ),
+    "times": Reason(
+        "times do not increase from zero or more",
+        "{subject} is {value} s, it must be above {limit} s",
+        "give strictly increasing times, the first not negative",
+        "s",
+    ),
+    "horizon": Reason(
+        "a trajectory lasts longer than is allowed",
+        "lasts {value} s, allowed are {limit} s",
+        "send shorter chunks, or raise max_horizon",
+        "s",
+    ),
+    "frame": Reason(
+        "the frame is not the robot's base",
+        "frame '{subject}' is not the base frame",
+        "send the base frame of the robot file",
+    ),
+    # --- time of a proposal
+    "stale_stamp": Reason(
+        "the observation behind a chunk is too old",
+        "stamp is {value} s old, allowed are {limit} s",
+        "speed up inference, or look for a clock that lags; raise max_stamp_age with care",
+        "s",
+    ),
+    "future_stamp": Reason(
+        "a stamp lies in the future",
+        "stamp lies {value} s ahead, allowed are {limit} s",
+        "synchronise the clocks (chrony), or mend the source of the stamp",
+        "s",
+    ),
+    "expired": Reason(
+        "all points have passed before they could be executed",
+        "the last point passed {value} s ago",
+        "speed up inference or lengthen the horizon",
+        "s",
+    ),
+    # --- who may speak
+    "mode": Reason(
+        "the filter is not armed",
+        "mode is {subject}",
+        "arm the robot (vla arm); after an e-stop reset it first",
+    ),
+    "authority": Reason(
+        "a source of higher priority has the robot",
+        "'{subject}' has the robot",
+        "end the override, then arm again",
+    ),
+    # --- envelope
+    "joint_position": Reason(
+        "a joint would leave its range",
+        "{subject} would reach {value}, limit {limit}",
+        "keep the motion inside the joint's range",
+        "rad",
+    ),
+    "joint_velocity": Reason(
+        "a joint would move too fast",
+        "{subject} would move at {value}, limit {limit}",
+        "plan slower, or check the policy's units",
+        "rad/s",
+    ),
+    "joint_acceleration": Reason(
+        "a joint would accelerate too hard",
+        "{subject} would accelerate at {value}, limit {limit}",
+        "plan smoother, send velocities and accelerations with each point",
+        "rad/s^2",
+    ),
+    "joint_jerk": Reason(
+        "a joint's acceleration would change too fast",
+        "{subject} would jerk at {value}, limit {limit}",
+        "plan smoother, send velocities and accelerations with each point",
+        "rad/s^3",
+    ),
+    "start_jump": Reason(
+        "a trajectory does not start where the robot is commanded to be",
+        "{subject} would jump by {value}, limit {limit}",
+        "start from the newest joint state, and continue the previous chunk",
+        "rad",
+    ),
+    "bridge": Reason(
+        "a trajectory was led on to smoothly from the commanded state",
+        "{subject} was off by {value}",
+        "nothing to do; continue the previous chunk to avoid it",
+        "rad",
+    ),
+    "reduced_speed": Reason(
+        "the speed scale asked for is below one",
+        "speed scale {value}",
+        "raise the speed scale",
+    ),
+    # --- fence
+    "zone": Reason(
+        "a link would leave a keep-in zone or enter a keep-out zone",
+        "{subject} would come within {value} m of zone '{name}', kept are {limit} m",
+        "move away from the zone; if it is wrong, correct the safety file and reload it",
+        "m",
+    ),
+    "zone_measured": Reason(
+        "a link was measured inside a forbidden zone",
+        "{subject} is at {value} m from zone '{name}'",
+        "free the robot by hand or in the vendor's mode, then reset",
+        "m",
+    ),
+    "no_safe_stop": Reason(
+        "no point of the trajectory has a stop that verifies",
+        "no stop verifies; first obstacle: {subject}",
+        "keep further from limits and zones, or slower near them",
+    ),
+    # --- watchdogs
+    "stale_state": Reason(
+        "joint states are missing, frozen or malformed",
+        "newest usable joint state is {value} s old, allowed are {limit} s",
+        "check the joint state broadcaster, the network and the clocks",
+        "s",
+    ),
+    "state_stamp": Reason(
+        "a joint state's stamp is outside the window",
+        "joint state is stamped {value} s ago, allowed are {limit} s",
+        "synchronise the clocks",
+        "s",
+    ),
+    "state_invalid": Reason(
+        "a joint state lacks a joint or holds NaN",
+        "joint state of '{subject}' is missing or {value}",
+        "check the joint state broadcaster",
+    ),
+    "chunk_timeout": Reason(
+        "no new chunk came in time, the plan was played to its stop",
+        "no usable chunk for {value} s, the plan ended",
+        "check the policy node",
+        "s",
+    ),
+    "late_cycle": Reason(
+        "a cycle of the filter came too late to continue the plan",
+        "cycle came {value} s late",
+        "give the filter more of the processor",
+        "s",
+    ),
+    "tracking_error": Reason(
+        "the robot is not where it was commanded to be",
+        "{subject} is off by {value}, tolerance {limit}",
+        "look for an obstacle or a faulty joint, then reset",
+        "rad",
+    ),
+    "clock_jump": Reason(
+        "the clock jumped",
+        "clock jumped by {value} s, tolerance {limit} s",
+        "keep the clock steady (chrony in slew mode), then reset",
+        "s",
+    ),
+    # --- people
+    "estop": Reason("the e-stop was pressed", "e-stop by {subject}", "remove the cause, then reset"),
+    "disarmed": Reason("the robot was disarmed", "disarmed by {subject}", "arm the robot"),
+    "override_lost": Reason(
+        "the override fell silent",
+        "no override for {value} s, allowed are {limit} s",
+        "take the override up again, or arm for the policy",
+        "s",
+    ),
+    # --- arming
+    "not_at_rest": Reason(
+        "the robot moves",
+        "{subject} moves at {value}, at rest is {limit}",
+        "wait until the robot rests",
+        "rad/s",
+    ),
+    "internal": Reason(
+        "a check of the filter failed to run",
+        "a check failed: {subject}",
+        "report it with the log; the robot stays stopped",
+    ),
+}
+
+
+def reason_of(identifier: str) -> Reason:
+    """The registry's entry for `identifier` (the part before a colon).
+
+    Raises:
+        ConfigError: when there is none; lists those that exist.
+    """
+    key = identifier.partition(":")[0]
+    if key not in REASONS:
+        raise ConfigError(unknown("reason", key, REASONS))
+    return REASONS[key]
+
+
+def remedy_for(identifier: str) -> str:
+    """What a person can do about it."""
+    return reason_of(identifier).remedy
+
+
+def explain(identifier: str, subject: str, value: float, limit: float) -> str:
+    """One plain sentence with the numbers."""
+    return reason_of(identifier).sentence.format(
+        subject=subject, value=_number(value), limit=_number(limit), name=identifier.partition(":")[2]
+    )
+
+
+def _number(value: float) -> str:
+    return "nan" if math.isnan(value) else f"{value:.4g}"

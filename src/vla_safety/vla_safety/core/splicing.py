@@ -1,0 +1,210 @@
+"""Leads from the commanded motion onto a chunk, at a given time, within the limits.
+
+The result's knots are the chunk's own, bit by bit, wherever the chunk can be followed: from the splice on when it
+continues the commanded motion, else from the end of a short bridge. A chunk that exceeds a velocity, acceleration or
+jerk limit is followed slower, along the same path.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from vla_contract.limits import JointLimits
+
+from vla_safety.core.config import Proposals
+from vla_safety.core.findings import Finding
+from vla_safety.core.limits import Extent, extent, hermite, speed_scale
+from vla_safety.core.motion import NS, Motion, State, nanoseconds, seconds
+from vla_safety.core.validation import Chunk
+
+GAP_NS = 5_000_000  # knots closer than this amplify rounding into jerk
+_SAME = (1e-7, 1e-5, 1e-3)  # position, velocity, acceleration: closer than this is continuous
+_GENTLE = 0.5  # of the limits, that a bridge should keep
+_SLOWER = 0.7
+_ATTEMPTS = 4
+
+
+@dataclass(frozen=True)
+class Splice:
+    """A plan.
+
+    Attributes:
+        motion: commanded up to `splice_ns`, then the way onto the chunk, then the chunk.
+        first: index of the first point of the chunk that is in it; `count`: points of the chunk in it.
+        scale: speed scale, 1 when the chunk's times are kept.
+        finding: why it is not the chunk unchanged; None: it is.
+    """
+
+    motion: Motion
+    splice_ns: int
+    first: int
+    count: int
+    scale: float
+    finding: Finding | None
+
+
+def complete(chunk: Chunk) -> Motion:
+    """The chunk with the derivatives that it does not give, as central differences of what it gives."""
+    t = (chunk.times - chunk.times[0]) * 1e-9
+    positions = chunk.positions
+    if len(t) == 1:
+        zero = np.zeros_like(positions)
+        v = zero if chunk.velocities is None else chunk.velocities
+        a = zero if chunk.accelerations is None else chunk.accelerations
+        return Motion(chunk.times, positions, v, a)
+    velocities = chunk.velocities if chunk.velocities is not None else np.gradient(positions, t, axis=0)
+    accelerations = chunk.accelerations if chunk.accelerations is not None else np.gradient(velocities, t, axis=0)
+    return Motion(chunk.times, positions, velocities, accelerations)
+
+
+def splice_time(committed: Motion, chunk: Motion, earliest_ns: int) -> int:
+    """The first time from `earliest_ns` on that leaves room to the knots before and after it."""
+    earliest = max(earliest_ns, committed.start)
+    for offset in range(0, 4 * GAP_NS, NS // 1000):
+        time = earliest + offset
+        k = int(np.searchsorted(committed.times, time, side="right")) - 1
+        behind = time - int(committed.times[k])
+        j = int(np.searchsorted(chunk.times, time))
+        ahead = int(chunk.times[j]) - time if j < len(chunk) else GAP_NS
+        if (behind == 0 or behind >= GAP_NS) and (ahead == 0 or ahead >= GAP_NS):
+            return time
+    return earliest
+
+
+def splice(
+    committed: Motion,
+    chunk: Motion,
+    now_ns: int,
+    earliest_ns: int,
+    limits: JointLimits,
+    settings: Proposals,
+    cap: float = 1.0,
+) -> Splice | Finding:
+    """Leads from `committed` onto `chunk`, not before `earliest_ns`, at a speed scale of at most `cap`."""
+    at = splice_time(committed, chunk, earliest_ns)
+    if chunk.start > at and _same(committed.state(chunk.start), chunk.knot(0)):
+        at = splice_time(committed, chunk, chunk.start)  # it begins ahead, on the committed motion
+    base = committed.since(now_ns).until(at)
+    start = base.knot(len(base) - 1)
+    first = int(np.searchsorted(chunk.times, at + GAP_NS))
+    if first == len(chunk):
+        return Finding("expired", "trajectory", seconds(at - chunk.end), 0.0)
+    met = chunk.state(at) if chunk.start <= at else None
+    jump = _jump(start, chunk, first, at, met, limits, settings)
+    if jump is not None:
+        return jump
+    ahead = chunk.knots(first, len(chunk) - 1)
+    needed, slowed_by = _needed_scale(ahead, at, met, limits)
+    scale = min(needed, cap)
+    if cap < needed:
+        slowed_by = Finding("reduced_speed", "speed_scale", cap, 1.0)
+    refused: Finding | None = None
+    for _ in range(_ATTEMPTS):
+        if scale < settings.slowest and scale < cap:
+            return slowed_by or refused or Finding("start_jump", limits.names[0])
+        paced = _paced(ahead, at, scale)
+        continuous = scale == 1.0 and met is not None and _same(start, met)
+        join = _join(start, paced, at, limits, settings, continuous=continuous)
+        if isinstance(join, int):
+            finding = slowed_by or (None if continuous else _bridge(start, met or chunk.knot(first + join), limits))
+            motion = base.then(paced.knots(join, len(paced) - 1))
+            return Splice(motion, at, first + join, len(chunk) - first - join, scale, finding)
+        refused = join
+        slowed_by = slowed_by or join
+        scale *= _SLOWER
+    assert refused is not None
+    return refused
+
+
+def _jump(
+    start: State, chunk: Motion, first: int, at: int, met: State | None, limits: JointLimits, settings: Proposals
+) -> Finding | None:
+    """Whether the chunk is too far from the commanded state to be meant for it."""
+    if met is None:
+        allowed = settings.start_tolerance + limits.max_velocity * seconds(int(chunk.times[first]) - at)
+        gap = np.abs(chunk.positions[first] - start.position)
+    else:
+        allowed = np.full(len(limits), settings.start_tolerance)
+        gap = np.abs(met.position - start.position)
+    within = gap <= allowed
+    if within.all():
+        return None
+    j = int(np.argmax(np.where(within, -1.0, gap)))
+    return Finding("start_jump", limits.names[j], float(gap[j]), float(allowed[j]))
+
+
+def _needed_scale(ahead: Motion, at: int, met: State | None, limits: JointLimits) -> tuple[float, Finding | None]:
+    own = ahead if met is None else Motion.at(at, met).then(ahead)
+    if len(own) == 1:
+        return 1.0, None
+    durations = np.diff(own.times) * 1e-9
+    p, v, a = own.positions, own.velocities, own.accelerations
+    return speed_scale(extent(hermite(durations, (p[:-1], v[:-1], a[:-1]), (p[1:], v[1:], a[1:])), durations), limits)
+
+
+def _paced(ahead: Motion, at: int, scale: float) -> Motion:
+    """The same path, played at `scale` from `at` on; the very same motion at scale one."""
+    if scale == 1.0:
+        return ahead
+    times = np.array([at + nanoseconds(seconds(int(t) - at) / scale) for t in ahead.times], dtype=np.int64)
+    return replace(
+        ahead, times=times, velocities=ahead.velocities * scale, accelerations=ahead.accelerations * scale**2
+    )
+
+
+def _join(
+    start: State, ahead: Motion, at: int, limits: JointLimits, settings: Proposals, *, continuous: bool
+) -> int | Finding:
+    """Index of the knot of `ahead` that a single quintic from `start` leads to within the limits."""
+    durations = (ahead.times - at) * 1e-9
+    count = max(1, int(np.searchsorted(durations, settings.longest_bridge, side="right")))
+    durations = durations[:count]
+    origin = tuple(np.broadcast_to(x, (count, len(x))) for x in (start.position, start.velocity, start.acceleration))
+    goal = (ahead.positions[:count], ahead.velocities[:count], ahead.accelerations[:count])
+    bounds = extent(hermite(durations, (origin[0], origin[1], origin[2]), goal), durations)
+    ratios = np.stack(
+        [
+            (bounds.speed / limits.max_velocity).max(axis=1),
+            (bounds.acceleration / limits.max_acceleration).max(axis=1),
+            (bounds.jerk / limits.max_jerk).max(axis=1),
+        ]
+    )
+    ranged = ((bounds.lowest >= limits.min_position - 1e-9) & (bounds.highest <= limits.max_position + 1e-9)).all(axis=1)
+    worst = np.nan_to_num(ratios.max(axis=0), nan=np.inf)
+    possible = ranged & (worst <= 1.0)
+    if continuous and possible[0]:
+        return 0
+    if not possible.any():
+        k = int(np.argmin(np.where(ranged, worst, np.inf)))
+        return _blame(bounds, k, ranged, limits)
+    gentle = possible & (ratios[1] <= _GENTLE) & (durations >= settings.bridge)
+    if gentle.any():
+        return int(np.argmax(gentle))
+    return int(np.argmin(np.where(possible, ratios[1], np.inf)))
+
+
+def _blame(bounds: Extent, k: int, ranged: NDArray[np.bool_], limits: JointLimits) -> Finding:
+    """The limit that bridge `k` breaks worst."""
+    if not ranged[k]:
+        over = np.maximum(bounds.highest[k] - limits.max_position, limits.min_position - bounds.lowest[k])
+        j = int(np.argmax(over))
+        high = bounds.highest[k, j] > limits.max_position[j]
+        value, limit = (bounds.highest, limits.max_position) if high else (bounds.lowest, limits.min_position)
+        return Finding("joint_position", limits.names[j], float(value[k, j]), float(limit[j]))
+    one = slice(k, k + 1)
+    _, finding = speed_scale(
+        Extent(bounds.lowest[one], bounds.highest[one], bounds.speed[one], bounds.acceleration[one], bounds.jerk[one]),
+        limits,
+    )
+    return finding or Finding("start_jump", limits.names[0])
+
+
+def _same(a: State, b: State) -> bool:
+    pairs = ((a.position, b.position), (a.velocity, b.velocity), (a.acceleration, b.acceleration))
+    return all(bool((np.abs(x - y) <= tolerance).all()) for (x, y), tolerance in zip(pairs, _SAME, strict=True))
+
+
+def _bridge(start: State, met: State, limits: JointLimits) -> Finding:
+    gap = np.abs(met.position - start.position)
+    j = int(np.argmax(gap))
+    return Finding("bridge", limits.names[j], float(gap[j]), 0.0)

@@ -1,0 +1,21 @@
+from setuptools import find_packages, setup
+
+package_name = "vla_sim"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    package_data={package_name: ["py.typed"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
+        (f"share/{package_name}", ["package.xml"]),
+    ],
+    install_requires=["setuptools", "numpy", "mujoco"],
+    zip_safe=True,
+    maintainer="VLA suite maintainers",
+    maintainer_email="maintainers@example.com",
+    description="MuJoCo robot cell that speaks what ros2_control and camera drivers speak.",
+    license="Apache-2.0",
+    entry_points={"console_scripts": ["vla_sim = vla_sim.node:main"]},
+)

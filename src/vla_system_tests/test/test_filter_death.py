@@ -1,0 +1,67 @@
+"""The arm stops by itself, in time and in its fence, when the safety filter dies or freezes at a random instant."""
+
+import os
+import random
+import signal
+
+import pytest
+from vla_bringup.session import Session
+from vla_system_tests.motion import Fence, Swinging, Watcher
+
+TAIL = 0.8  # s: the longest that a message to the controller goes on after the filter's last cycle
+SETTLING = 0.06  # s: joint states come every 10 ms, and the measured arm follows the commanded one
+
+
+def swinging(start, chance: random.Random) -> tuple[Session, Swinging, Watcher]:
+    session = start("vla_sim", "vla_safety")
+    session.prepare(1)
+    watcher, driver = Watcher(session.operator), Swinging(session.operator)
+    watcher.wait_moving()
+    watcher.pass_time(chance.uniform(0.0, 1.5))
+    watcher.wait_moving()  # at the turning points of the swing it rests for a moment
+    return session, driver, watcher
+
+
+def assert_at_rest(watcher: Watcher, fence: Fence, killed_ns: int) -> None:
+    """The arm rests when the last command said that it would, and has stayed in its fence."""
+    watcher.wait_until(killed_ns + round((TAIL + 1.0) * 1e9))
+    promised = watcher.commands[-1][1]
+    rest = watcher.rest_after(killed_ns)
+    assert rest is not None, f"still moving at {watcher.speed:.3f} rad/s"
+    print(f"killed at {killed_ns * 1e-9:.3f} s, at rest after {(rest - killed_ns) * 1e-9:.3f} s, promised {(promised - killed_ns) * 1e-9:.3f} s")
+    assert promised - killed_ns <= TAIL * 1e9
+    assert rest <= promised + SETTLING * 1e9
+    assert not fence.violations(watcher.positions_after(killed_ns))
+
+
+@pytest.mark.parametrize("repetition", range(3))
+def test_killed_filter(start, fence, chance, repetition):
+    session, _, watcher = swinging(start, chance)
+    os.kill(session.runner.pid("vla_safety"), signal.SIGKILL)
+    assert_at_rest(watcher, fence, watcher.now_ns)
+
+
+def test_frozen_filter_stops_and_does_not_resume_by_itself(start, fence, chance):
+    session, driver, watcher = swinging(start, chance)
+    pid = session.runner.pid("vla_safety")
+    os.kill(pid, signal.SIGSTOP)
+    driver.running = False  # what waits in the filter's queue is stale when it wakes
+    killed = watcher.now_ns
+    assert_at_rest(watcher, fence, killed)
+    thawed = watcher.now_ns
+    os.kill(pid, signal.SIGCONT)
+    watcher.pass_time(1.0)
+    assert watcher.rest_after(thawed) == thawed, "it moved although no chunk came"
+    assert not fence.violations(watcher.positions_after(killed))
+
+
+def test_silent_policy(start, fence, chance):
+    """Chunks that stop coming: the plan is played to its end, with a stop; then the filter holds."""
+    session, driver, watcher = swinging(start, chance)
+    driver.running = False
+    silent = watcher.now_ns
+    session.operator.wait(lambda: session.operator.mode == "HOLD", 20.0, lambda: f"the filter is {session.operator.mode}")
+    watcher.pass_time(0.5)
+    rest = watcher.rest_after(silent)
+    assert rest is not None and rest - silent < 3.0e9
+    assert not fence.violations(watcher.positions_after(silent))

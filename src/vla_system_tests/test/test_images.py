@@ -1,0 +1,48 @@
+"""Two cameras of 640x480 at 30 Hz arrive without loss between two processes with the shipped transport profile."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from vla_bringup.domains import free_domain
+from vla_bringup.files import share
+from vla_bringup.system import DDS_PROFILE_VARIABLES
+
+FRAMES = 150  # per camera: five seconds
+
+
+def transmit(domain: int, profile: str | None) -> dict:
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    for variable in DDS_PROFILE_VARIABLES:
+        environment.pop(variable, None)
+        if profile is not None:
+            environment[variable] = profile
+    command = [sys.executable, "-m", "vla_system_tests.images"]
+    publisher = subprocess.Popen([*command, "publish", "--frames", str(FRAMES)], env=environment)
+    try:
+        answer = subprocess.run(
+            [*command, "subscribe", "--frames", str(FRAMES)], env=environment, capture_output=True, text=True, timeout=90, check=True
+        )
+    finally:
+        publisher.kill()
+        publisher.wait()
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def test_no_image_is_lost_with_the_shipped_profile():
+    with free_domain() as domain:
+        report = transmit(domain, str(share() / "config" / "fastdds.xml"))
+    print(f"shipped profile: {report}")
+    assert report["received"] == {"front": FRAMES, "wrist": FRAMES}
+
+
+@pytest.mark.slow
+def test_the_default_profile_for_comparison(record_property):
+    """No demand: what the same two processes lose without the profile."""
+    with free_domain() as domain:
+        report = transmit(domain, None)
+    print(f"default profile: {report['received']} of {FRAMES}")
+    record_property("received_with_default_profile", str(report["received"]))
+    assert sum(report["received"].values()) <= 2 * FRAMES
