@@ -1,12 +1,15 @@
-"""The demo's system in the simulator: safety filter, simulated cell, policy.
+"""The demo's system in the simulator: safety filter, simulated cell, policy. Nothing moves before the filter is armed.
 
-    ros2 launch vla_bringup demo.launch.py policy:=flow seed:=7
+Then, in another terminal:
+
     ros2 service call /vla_safety/arm std_srvs/srv/Trigger
-    ros2 action send_goal /vla_policy/execute_task vla_msgs/action/ExecuteTask "{instruction: put the red cube in the tray}"
+    ros2 action send_goal /vla_policy/execute_task vla_msgs/action/ExecuteTask \\
+        "{instruction: put the red cube in the tray}"
 """
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
+
 from vla_bringup.launching import actions
 from vla_bringup.system import demo_system
 
@@ -29,7 +32,9 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument("robot", default_value="fr3_sim", description="config/robots/<name>.yaml, or a path"),
             DeclareLaunchArgument("policy", default_value="flow", description="config/policies/<name>.yaml, or a path"),
-            DeclareLaunchArgument("safety", default_value="", description="config/safety/<name>.yaml; empty: the robot's"),
+            DeclareLaunchArgument(
+                "safety", default_value="", description="config/safety/<name>.yaml; empty: the robot's"
+            ),
             DeclareLaunchArgument("seed", default_value="0", description="of the scene"),
             DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="open RViz"),
             OpaqueFunction(function=start),

@@ -1,12 +1,12 @@
 """The system on the topics of a robot file: safety filter first, the policy only when the filter is up.
 
-The robot's own drivers, ros2_control with the joint_trajectory_controller, and its cameras run already.
-
-    ros2 launch vla_bringup robot.launch.py robot:=fr3 policy:=flow
+The robot's own drivers, ros2_control with the joint_trajectory_controller, and its cameras run already:
+`ros2 launch vla_bringup robot.launch.py robot:=fr3 policy:=flow`
 """
 
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
+
 from vla_bringup.launching import actions
 from vla_bringup.system import robot_system
 
@@ -21,7 +21,9 @@ def generate_launch_description() -> LaunchDescription:
         [
             DeclareLaunchArgument("robot", description="config/robots/<name>.yaml, or a path"),
             DeclareLaunchArgument("policy", description="config/policies/<name>.yaml, or a path"),
-            DeclareLaunchArgument("safety", default_value="", description="config/safety/<name>.yaml; empty: the robot's"),
+            DeclareLaunchArgument(
+                "safety", default_value="", description="config/safety/<name>.yaml; empty: the robot's"
+            ),
             DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="open RViz"),
             OpaqueFunction(function=start),
         ]

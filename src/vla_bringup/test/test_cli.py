@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+
 from vla_bringup.cli.operate import parse_words
 from vla_bringup.domains import free_domain
 from vla_contract.errors import ConfigError
@@ -81,7 +82,16 @@ def test_json_is_the_last_line_of_stdout_even_of_a_failure(command):
     assert "names no colour" in report["error"]
     required = {
         "demo": {"success", "placed", "duration_s", "startup_s", "decisions"},
-        "eval": {"trials", "successes", "success_rate", "ci95", "wrong_object", "per_instruction", "seed", "policy_digest"},
+        "eval": {
+            "trials",
+            "successes",
+            "success_rate",
+            "ci95",
+            "wrong_object",
+            "per_instruction",
+            "seed",
+            "policy_digest",
+        },
     }
     assert required[command] <= report.keys()
 

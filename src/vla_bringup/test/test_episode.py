@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+
 from vla_bringup.episode import Episode
 
 JOINTS = ("a", "b")
@@ -11,7 +12,12 @@ JOINTS = ("a", "b")
 
 def scene(x):
     position = SimpleNamespace(x=x, y=0.0, z=0.0)
-    return [SimpleNamespace(name="red_cube", pose=SimpleNamespace(position=position, orientation=SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)))]
+    return [
+        SimpleNamespace(
+            name="red_cube",
+            pose=SimpleNamespace(position=position, orientation=SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)),
+        )
+    ]
 
 
 @pytest.fixture
@@ -59,7 +65,9 @@ def test_decisions_are_counted_by_verdict_and_reason(episode):
     episode.add_decision(3, "joint_velocity", "a")
     episode.add_decision(3, "joint_velocity", "a")
     assert episode.decisions == {"accepted": 1, "refused": 2}
-    assert episode.facts()["reasons"] == [{"verdict": "refused", "reason": "joint_velocity", "subject": "a", "count": 2}]
+    assert episode.facts()["reasons"] == [
+        {"verdict": "refused", "reason": "joint_velocity", "subject": "a", "count": 2}
+    ]
 
 
 def test_saved_episodes_can_be_read(episode, tmp_path):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
+
 from vla_bringup.episode import Episode
 from vla_bringup.files import find
 from vla_bringup.film import HEIGHT, RATE, WIDTH, Film, contact_sheet

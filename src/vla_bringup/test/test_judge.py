@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vla_bringup.judge import COLOUR_WORDS, CUBES, cube, judge, named_cube
 from vla_bringup.trials import TEMPLATES
 from vla_contract.errors import ConfigError

@@ -7,6 +7,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import pytest
+
 from vla_bringup.files import share
 from vla_bringup.system import NodeSpec, demo_system, robot_system
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from vla_bringup import runner as runner_module
 from vla_bringup.runner import NodeDied, Runner
 from vla_bringup.system import NodeSpec
@@ -75,11 +76,15 @@ def test_nodes_start_and_stop(prefix, tmp_path):
 
 def test_a_node_gets_its_parameters_name_and_remappings(prefix, tmp_path):
     prefix(echo="import sys; print(sys.argv[1:])")
-    spec = NodeSpec("fake", "echo", "me", {"rate": 2.5, "on": True, "names": ("a", "b")}, (("from", "to"),), required=False)
+    spec = NodeSpec(
+        "fake", "echo", "me", {"rate": 2.5, "on": True, "names": ("a", "b")}, (("from", "to"),), required=False
+    )
     with Runner((spec,), tmp_path) as runner:
         until(lambda: "argv" not in runner.log_tail("me") and "__node:=me" in runner.log_tail("me"))
         assert "from:=to" in runner.log_tail("me")
-    assert (tmp_path / "me.yaml").read_text() == "/me:\n  ros__parameters:\n    names:\n    - a\n    - b\n    'on': true\n    rate: 2.5\n"
+    assert (
+        tmp_path / "me.yaml"
+    ).read_text() == "/me:\n  ros__parameters:\n    names:\n    - a\n    - b\n    'on': true\n    rate: 2.5\n"
 
 
 def test_what_ignores_every_signal_is_killed_with_its_children(prefix, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from vla_bringup import files
 from vla_bringup.system import DDS_PROFILE_VARIABLES, NodeSpec, demo_system, robot_system
 from vla_contract.errors import ConfigError

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
+
 from vla_bringup.judge import named_cube
 from vla_bringup.trials import Outcome, interval, plan, summary
 from vla_contract.errors import ConfigError

@@ -87,7 +87,9 @@ class Episode:
         return {
             "chunks": len(self.chunk_stamps),
             "chunk_rate_hz": (len(self.chunk_stamps) - 1) / span if span > 0 else None,
-            "inference_ms": {f"p{p}": float(np.percentile(inference, p) * 1e3) for p in (50, 95)} if len(inference) else None,
+            "inference_ms": {f"p{p}": float(np.percentile(inference, p) * 1e3) for p in (50, 95)}
+            if len(inference)
+            else None,
             "min_zone_clearance_m": min(clearances, default=None),
             "max_tracking_error_rad": max(errors, default=None),
             "reasons": [

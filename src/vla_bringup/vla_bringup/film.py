@@ -10,10 +10,10 @@ import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from vla_contract.robot import Robot
-from vla_sim.core.cell import Cell
 
 from vla_bringup.episode import Episode, Frames
+from vla_contract.robot import Robot
+from vla_sim.core.cell import Cell
 
 OVERVIEW = "overview"
 WIDTH, HEIGHT = 640, 480  # px, of the film
@@ -59,10 +59,19 @@ class Film:
             box = (left, 8, left + INSET, 8 + INSET)
             canvas.paste(Image.fromarray(self._cell.render(name, INSET, INSET)), box[:2])
             draw.rectangle((box[0] - 1, 7, box[2], box[3]), outline=(255, 255, 255))
-            draw.text((left + 4, 10 + INSET), name, font=_font(13), fill=(255, 255, 255), stroke_width=2, stroke_fill=(30, 30, 30))
+            draw.text(
+                (left + 4, 10 + INSET),
+                name,
+                font=_font(13),
+                fill=(255, 255, 255),
+                stroke_width=2,
+                stroke_fill=(30, 30, 30),
+            )
         draw.rectangle((0, HEIGHT - BAND, WIDTH, HEIGHT), fill=(24, 26, 30))
         draw.text((8, HEIGHT - BAND + 4), self._caption, font=_font(15), fill=(235, 235, 235))
-        draw.text((WIDTH - 64, HEIGHT - BAND + 4), f"{frames.times[index]:5.1f} s", font=_font(15), fill=(235, 235, 235))
+        draw.text(
+            (WIDTH - 64, HEIGHT - BAND + 4), f"{frames.times[index]:5.1f} s", font=_font(15), fill=(235, 235, 235)
+        )
         return np.asarray(canvas)
 
     def write(self, path: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Picture]:

@@ -12,8 +12,8 @@ from typing import Any
 from vla_contract.errors import ConfigError
 
 COLOUR_WORDS: Mapping[str, tuple[str, ...]] = {
-    "red": ("red", "reddish", "crimson", "scarlet", "ruby", "cherry", "vermilion", "maroon", "tomato"),
-    "green": ("green", "greenish", "emerald", "lime", "jade", "olive", "mint", "grass"),
+    "red": ("red", "reddish", "crimson", "scarlet", "ruby", "cherry", "vermilion", "maroon", "tomato", "carmine"),
+    "green": ("green", "greenish", "emerald", "lime", "jade", "olive", "mint", "grass", "viridian"),
     "blue": ("blue", "bluish", "azure", "navy", "cobalt", "sapphire", "indigo", "ultramarine"),
 }
 CUBES = tuple(f"{colour}_cube" for colour in COLOUR_WORDS)

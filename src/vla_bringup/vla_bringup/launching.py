@@ -32,8 +32,12 @@ def node_action(spec: NodeSpec) -> Node:
         executable=spec.executable,
         name=spec.name,
         # Without a type, launch_ros would read a string such as "1e3" as a number.
-        parameters=[{key: ParameterValue(value, value_type=type(value)) if isinstance(value, str) else value
-                     for key, value in spec.parameters.items()}],
+        parameters=[
+            {
+                key: ParameterValue(value, value_type=type(value)) if isinstance(value, str) else value
+                for key, value in spec.parameters.items()
+            }
+        ],
         remappings=list(spec.remappings),
         arguments=list(spec.arguments),
         additional_env=dict(spec.environment),
@@ -49,5 +53,3 @@ def _opens(gate: Node, spec: NodeSpec, rest: Sequence[NodeSpec]) -> OnProcessExi
         return actions(rest)
 
     return OnProcessExit(target_action=gate, on_exit=on_exit)
-
-

@@ -18,15 +18,15 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
-from vla_contract.errors import VlaError
-from vla_contract.robot import Robot
 from vla_msgs.action import ExecuteTask
 from vla_msgs.msg import ActionChunk, PolicyStatus, SafetyDecision, SafetyState, SceneState
 from vla_msgs.srv import ResetScene
-from vla_node_base.conversions import duration_msg, seconds, to_ns
-from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
 
 from vla_bringup.episode import Episode
+from vla_contract.errors import VlaError
+from vla_contract.robot import Robot
+from vla_node_base.conversions import duration_msg, seconds, to_ns
+from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
 
 MODES = {0: "DISARMED", 1: "ARMED", 2: "OVERRIDE", 3: "HOLD", 4: "ESTOP"}
 POLICY_STATES = {0: "UNCONFIGURED", 1: "LOADING", 2: "READY", 3: "RUNNING", 4: "WAITING", 5: "FAILED"}
@@ -101,7 +101,9 @@ class Operator:
     def __enter__(self) -> "Operator":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -246,7 +248,9 @@ class Operator:
             NotReady: when there is no policy node.
         """
         if not self._execute.wait_for_server(SERVICE_TIMEOUT):
-            raise NotReady(f"no action server /vla_policy/execute_task appeared within {SERVICE_TIMEOUT:g} s; is the policy up?")
+            raise NotReady(
+                f"no action server /vla_policy/execute_task appeared within {SERVICE_TIMEOUT:g} s; is the policy up?"
+            )
         task = Task()
         goal = ExecuteTask.Goal(instruction=instruction, timeout=duration_msg(timeout))
         future = self._execute.send_goal_async(goal, feedback_callback=lambda m: setattr(task, "feedback", m.feedback))
@@ -273,7 +277,9 @@ class Operator:
 
     def _call(self, client: Any, request: Any, name: str, timeout: float) -> Any:
         if not client.wait_for_service(timeout):
-            raise NotReady(f"service {name} did not appear within {timeout:g} s; is the system running in this ROS domain?")
+            raise NotReady(
+                f"service {name} did not appear within {timeout:g} s; is the system running in this ROS domain?"
+            )
         future = client.call_async(request)
         future.add_done_callback(lambda _: self._notify())
         self.wait(future.done, timeout, lambda: f"service {name} did not answer")

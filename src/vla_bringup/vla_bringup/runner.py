@@ -16,10 +16,10 @@ from pathlib import Path
 from types import TracebackType
 
 import yaml
-from vla_contract.errors import ConfigError, VlaError
 
 from vla_bringup.files import prefixes
 from vla_bringup.system import NodeSpec, System
+from vla_contract.errors import ConfigError, VlaError
 
 INTERRUPT_TIMEOUT = 5.0  # s until SIGTERM
 TERMINATE_TIMEOUT = 2.0  # s until SIGKILL
@@ -57,7 +57,9 @@ class Runner:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def start(self) -> None:
@@ -100,7 +102,9 @@ class Runner:
             self.check()
             _wait(process.popen, 0.1)
         if process.popen.returncode != 0:
-            raise NodeDied(f"{gate} {_ending(process.popen.returncode)}: the rest does not start\n{self.log_tail(gate)}")
+            raise NodeDied(
+                f"{gate} {_ending(process.popen.returncode)}: the rest does not start\n{self.log_tail(gate)}"
+            )
 
     def check(self) -> None:
         """Raises:

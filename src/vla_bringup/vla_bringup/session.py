@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from vla_contract.robot import load_robot
-
 from vla_bringup.domains import free_domain
 from vla_bringup.episode import Episode
 from vla_bringup.judge import Verdict, judge
 from vla_bringup.operator import NotReady, Operator, Task, TaskResult
 from vla_bringup.runner import Runner
 from vla_bringup.system import System
+from vla_contract.robot import load_robot
 
 READY_TIMEOUT = 60.0  # s; a cold disk and a busy machine included
 ARM_TIMEOUT = 15.0  # s
@@ -72,7 +71,9 @@ class Session:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stack.close()
 
     def _wait_ready(self) -> None:
@@ -91,9 +92,15 @@ class Session:
                 condition,
                 max(0.1, deadline - time.monotonic()),
                 lambda node=node, what=what: self._missing(node, what),  # type: ignore[misc]
-                self.check,
+                self._check_start,
             )
             self._say(f"{node} is up")
+
+    def _check_start(self) -> None:
+        self.check()
+        status = self.operator.status
+        if status is not None and self.operator.policy_state == "FAILED":
+            raise NotReady(f"vla_policy has failed for good: {status.reason}; see {self.log_folder / 'vla_policy.log'}")
 
     def _missing(self, node: str, what: str) -> str:
         operator, seen = self.operator, ""
@@ -139,12 +146,14 @@ class Session:
             if time.monotonic() > deadline:
                 raise NotReady(f"vla_safety refuses to arm: {message}; it did not change its mind within {timeout:g} s")
             newest = operator.state
-            operator.wait(lambda newest=newest: operator.state is not newest, 5.0, lambda: "no state came from vla_safety")  # type: ignore[misc]
-        operator.wait(lambda: operator.mode in ("ARMED", "HOLD"), timeout, lambda: f"vla_safety is {operator.mode}, not ARMED")
+            operator.wait(
+                lambda newest=newest: operator.state is not newest, 5.0, lambda: "no state came from vla_safety"
+            )  # type: ignore[misc]
+        operator.wait(
+            lambda: operator.mode in ("ARMED", "HOLD"), timeout, lambda: f"vla_safety is {operator.mode}, not ARMED"
+        )
 
-    def trial(
-        self, instruction: str, target: str, timeout: float = 0.0, tick: Tick | None = None
-    ) -> TrialResult:
+    def trial(self, instruction: str, target: str, timeout: float = 0.0, tick: Tick | None = None) -> TrialResult:
         """Lets the policy do what `instruction` says in the scene that was prepared, and judges by ground truth.
 
         Args:

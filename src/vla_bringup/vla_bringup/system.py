@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vla_bringup.files import find, share
 from vla_contract.errors import ConfigError
 from vla_contract.robot import Robot, load_robot
-
-from vla_bringup.files import find, share
 
 Value = bool | int | float | str | tuple[str, ...]
 
@@ -127,7 +126,9 @@ def _files(robot: str, policy: str, safety: str) -> _Files:
 _EXECUTABLES = {"vla_safety": "vla_safety", "vla_sim": "vla_sim", "vla_policy": "vla_policy_node"}
 
 
-def _node(package: str, name: str, parameters: Mapping[str, Value], required: bool = True, gate: bool = False) -> NodeSpec:
+def _node(
+    package: str, name: str, parameters: Mapping[str, Value], required: bool = True, gate: bool = False
+) -> NodeSpec:
     return NodeSpec(
         package=package,
         executable=_EXECUTABLES.get(name, name),

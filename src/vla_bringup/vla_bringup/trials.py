@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 from scipy.stats import binomtest
-from vla_contract.errors import ConfigError
 
 from vla_bringup.judge import COLOUR_WORDS, cube, named_cube
+from vla_contract.errors import ConfigError
 
 TEMPLATES = (
     "put the {red} cube in the tray",
@@ -53,7 +53,9 @@ class Outcome:
     duration_s: float
 
 
-def plan(trials: int, seed: int, instruction: str | None = None, target: str | None = None, blank: bool = False) -> list[Trial]:
+def plan(
+    trials: int, seed: int, instruction: str | None = None, target: str | None = None, blank: bool = False
+) -> list[Trial]:
     """`trials` scenes; the same arguments give the same plan.
 
     Without `instruction` the three colours come in equal parts (to one), each with all templates in turn. With `blank` the

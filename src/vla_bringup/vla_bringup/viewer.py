@@ -8,9 +8,10 @@ import numpy as np
 import rclpy
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
+from vla_msgs.msg import SceneState
+
 from vla_contract.errors import VlaError
 from vla_contract.robot import load_robot
-from vla_msgs.msg import SceneState
 from vla_node_base.qos import SENSOR
 from vla_sim.core.cell import Cell
 

@@ -109,6 +109,8 @@ class _Player:
         done = 0
         while stage.cell.time_ns < TIME_LIMIT * 1e9 and done < _GRACE:
             observation, situation = stage.observe(sentence), stage.situation()
+            if not all(_near_table(p) for p in (situation.tool, *(c.position for c in situation.cubes.values()))):
+                break  # knocked away: nothing to learn, and a far position would drown every other lesson
             rows.append(self._label(observation, situation, seed))
             done += rows[-1]["progress"][colours.index(colour)] >= 1  # type: ignore[index]
             if self.policy is None:
@@ -140,6 +142,11 @@ class _Player:
             "placed": np.array([name in placed for name in names]),
             "episode": seed,
         }
+
+
+def _near_table(position: Array) -> bool:
+    x, y, z = position
+    return bool(0.2 < x < 0.8 and abs(y) < 0.45 and -0.02 < z < 0.55)
 
 
 class _Disturbance:

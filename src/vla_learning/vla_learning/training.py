@@ -32,7 +32,7 @@ _SMOOTHING = 0.999  # of the averaged weights
 _BLANK = 0.08  # share of frames whose sentence is empty
 _SENTENCE_NOISE = 0.01  # per entry of an embedding of norm 1
 _JOINT_NOISE, _TOOL_NOISE = 0.004, 0.002  # rad, m
-_WEIGHTS = {"flow": 1.0, "places": 0.5, "flags": 0.2, "progress": 0.3, "colour": 0.1}
+_WEIGHTS = {"flow": 1.0, "places": 1.0, "flags": 0.3, "progress": 0.3, "colour": 0.1}
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,6 @@ class Trainer:
         seen = tool + rng.normal(0, _TOOL_NOISE, (size, 3))
         state = (np.concatenate([joints, seen], 1) - norm.state_mean) / norm.state_std
         chunk = (frames.chunks[rows, colour] - norm.action_mean) / (norm.step_scale * norm.action_std)
-        places = np.stack([frames.cubes[rows, colour], frames.tray[rows]], 1)
         text = torch.stack(
             [self._banks[3 if b else c][_pick(rng, len(self._banks[3 if b else c]))] for c, b in zip(colour, blank, strict=True)]
         )
@@ -200,9 +199,9 @@ class Trainer:
             "state": state,
             "tool": seen,
             "chunk": chunk,
-            "places": places,
-            "held": frames.held[rows] == colour,
-            "placed": frames.placed[rows, colour],
+            "places": np.concatenate([frames.cubes[rows], frames.tray[rows, None]], 1),
+            "held": frames.held[rows, None] == np.arange(3),
+            "placed": frames.placed[rows],
             "progress": frames.progress[rows, colour],
             "named": ~blank,
         }
@@ -222,27 +221,23 @@ class Trainer:
         with torch.autocast(kind, torch.bfloat16, enabled=_has_bfloat16(kind)):
             end = model.predict(x, tau, reading.context.repeat(NOISES, 1))
         losses = {"flow": F.mse_loss(end.float(), target), **_reading_losses(model, reading, batch)}
-        miss = (reading.places - batch["places"]).detach().norm(dim=-1)
-        named = batch["named"]
+        cubes = (reading.cubes - batch["places"][:, :3]).detach().norm(dim=-1)
+        named = cubes.gather(1, batch["colour"][:, None])
         return losses, {
-            "cube_error_m": float((miss[:, 0] * named).sum() / named.sum().clamp(min=1)),
-            "tray_error_m": float(miss[:, 1].mean()),
+            "cube_error_m": float(named.mean()),
+            "tray_error_m": float((reading.tray - batch["places"][:, 3]).detach().norm(dim=-1).mean()),
         }
 
 
 def _reading_losses(model: FlowPolicy, reading: Reading, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     named, spread = batch["named"], model.place_std
-    weight = torch.stack([named, torch.ones_like(named)], 1)[..., None]
-    places = F.smooth_l1_loss(reading.places / spread, batch["places"] / spread, beta=0.1, reduction="none")
-    logits = torch.stack([reading.held, reading.placed], 1)
-    flags = F.binary_cross_entropy_with_logits(
-        logits, torch.stack([batch["held"], batch["placed"]], 1), reduction="none"
-    )
+    read = torch.cat([reading.cubes, reading.tray[:, None]], 1)
+    logits, truths = torch.cat([reading.held, reading.placed], 1), torch.cat([batch["held"], batch["placed"]], 1)
     progress = F.binary_cross_entropy_with_logits(reading.progress, batch["progress"], reduction="none")
     colour = F.cross_entropy(reading.colour, batch["colour"], reduction="none")
     return {
-        "places": (places * weight).mean(),
-        "flags": (flags * named[:, None]).mean(),
+        "places": F.smooth_l1_loss(read / spread, batch["places"] / spread, beta=0.1),
+        "flags": F.binary_cross_entropy_with_logits(logits, truths),
         "progress": (progress * named).mean(),
         "colour": (colour * named).mean(),
     }

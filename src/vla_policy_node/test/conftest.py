@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+
 from vla_contract.robot import load_robot
 
 URDF = """<robot name="two"><link name="base"/><link name="a"/><link name="hand"/><link name="finger"/>
@@ -39,7 +40,13 @@ def write_robot(folder: Path) -> Path:
         "gripper": {"joint": "grip", "open": 0.04, "closed": 0.0},
         "home": [0.0, 0.5, 0.04],
         "cameras": {
-            name: {"topic": f"/camera/{name}/image_raw", "frame": f"{name}_frame", "width": w, "height": h, "rate": 15.0}
+            name: {
+                "topic": f"/camera/{name}/image_raw",
+                "frame": f"{name}_frame",
+                "width": w,
+                "height": h,
+                "rate": 15.0,
+            }
             for name, (h, w) in CAMERAS.items()
         },
         "safety": "cell.yaml",
@@ -51,7 +58,9 @@ def write_robot(folder: Path) -> Path:
 
 def write_recording(folder: Path, duration: float = 3.0, name: str = "wave.npz") -> Path:
     times = np.arange(0.0, duration + 1e-9, 0.1)
-    positions = np.stack([0.4 * np.sin(times), 0.5 + 0.3 * np.sin(1.3 * times), np.where(times < 1.5, 0.04, 0.0)], axis=1)
+    positions = np.stack(
+        [0.4 * np.sin(times), 0.5 + 0.3 * np.sin(1.3 * times), np.where(times < 1.5, 0.04, 0.0)], axis=1
+    )
     path = folder / name
     np.savez(path, joint_names=np.array(JOINTS), times=times, positions=positions)
     return path

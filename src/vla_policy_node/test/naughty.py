@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 from vla_contract.errors import ConfigError, InferenceError
-from vla_policy_node.backends.replay import Options, ReplayBackend, _read
 from vla_contract.policy import file_digest
+from vla_policy_node.backends.replay import Options, ReplayBackend, _read
 
 
 class Naughty(ReplayBackend):

@@ -1,6 +1,11 @@
 """What the tests of action spaces and remote policies share: robots, observations, free ports."""
 
+import os
 import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -60,3 +65,49 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], object], timeout: float = 20.0) -> None:
+    """Waits for a condition of another process."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"still not so after {timeout} s"
+        time.sleep(0.02)
+
+
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections at a loopback port."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Server:
+    """A server process at a port of its own; can be killed, frozen and started again."""
+
+    def __init__(self, *command: str, environment: dict[str, str] | None = None):
+        self.port = free_port()
+        self._command = [part.format(port=self.port) for part in command]
+        self._environment = {**os.environ, **(environment or {})}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    def start(self) -> None:
+        """Returns when it listens."""
+        self.process = subprocess.Popen([sys.executable, *self._command], env=self._environment)
+
+        def up() -> bool:
+            assert self.process is not None and self.process.poll() is None, "the server ended at once"
+            return listens(self.port)
+
+        until(up)
+
+    def signal(self, number: int) -> None:
+        """Sends a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """As power failure does."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)

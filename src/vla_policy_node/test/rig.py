@@ -17,6 +17,7 @@ from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 from vla_msgs.action import ExecuteTask
 from vla_msgs.msg import ActionChunk, PolicyStatus, ReasoningTrace, SafetyState
+
 from vla_node_base.conversions import chunk_from_msg, duration_msg, image_msg, time_msg, to_ns
 from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
 
@@ -34,7 +35,7 @@ class Rig:
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.chunks, self.statuses, self.traces = [], [], []
-        self.plan, self.position = None, np.array([0.0, 0.5, 0.04])
+        self.plan, self.follows, self.position = None, True, np.array([0.0, 0.5, 0.04])
         self.cameras, self.joints, self.frame, self.shade = set(CAMERAS), True, "", 0
         subscribe = self.node.create_subscription
         subscribe(ActionChunk, "/vla_policy/chunk", self._on_chunk, COMMAND)
@@ -43,7 +44,9 @@ class Rig:
         self._images = {n: self.node.create_publisher(Image, f"/camera/{n}/image_raw", SENSOR) for n in CAMERAS}
         self._states = self.node.create_publisher(JointState, "/joint_states", SENSOR)
         self._safety = self.node.create_publisher(SafetyState, "/vla_safety/state", LATCHED)
-        self._commands = self.node.create_publisher(JointTrajectory, "/joint_trajectory_controller/joint_trajectory", COMMAND)
+        self._commands = self.node.create_publisher(
+            JointTrajectory, "/joint_trajectory_controller/joint_trajectory", COMMAND
+        )
         self.client = ActionClient(self.node, ExecuteTask, "/vla_policy/execute_task")
         self.node.create_timer(0.01, self._publish_joints, clock=STEADY)
         self.node.create_timer(1 / 15, self._publish_images, clock=STEADY)
@@ -52,7 +55,7 @@ class Rig:
             arguments += ["-p", parameter]
         here = os.path.dirname(os.path.abspath(__file__))
         path = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
-        self.log = open(os.path.join(os.path.dirname(robot_file), "node.log"), "w+")
+        self.log = open(os.path.join(os.path.dirname(robot_file), "node.log"), "w+")  # noqa: SIM115, closed in `close`
         self.process = subprocess.Popen(
             [sys.executable, "-m", "vla_policy_node.node", "--ros-args", *arguments],
             env={**os.environ, "ROS_DOMAIN_ID": str(domain), "PYTHONPATH": path},
@@ -89,7 +92,7 @@ class Rig:
         self.plan = chunk_from_msg(message)
 
     def state(self, now):
-        if self.plan is None:
+        if self.plan is None or not self.follows:
             return self.position, np.zeros(3)
         seconds = (now - self.plan.stamp_ns) * 1e-9
         if seconds < self.plan.trajectory.start:

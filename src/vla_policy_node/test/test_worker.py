@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import CAMERAS, JOINTS
+
 from vla_contract.errors import InferenceError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
@@ -187,7 +188,8 @@ def test_dies_with_its_parent(robot, recording, busy):
         sys.path.insert(0, {str(HERE)!r})
         from test_worker import *
         events = queue.Queue()
-        worker = Worker(WorkerSpec("naughty:load", Path({str(recording)!r}), Path({str(robot.path)!r})), CAMERAS, events.put)
+        spec = WorkerSpec("naughty:load", Path({str(recording)!r}), Path({str(robot.path)!r}))
+        worker = Worker(spec, CAMERAS, events.put)
         worker.start()
         events.get()
         if {busy}:
@@ -197,7 +199,10 @@ def test_dies_with_its_parent(robot, recording, busy):
     """
     path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
     parent = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path}
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
     )
     pid = int(parent.stdout.readline())
     parent.kill()

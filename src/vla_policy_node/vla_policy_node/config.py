@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
+
 from vla_contract.errors import ConfigError
 from vla_contract.robot import describe_errors, read_yaml, resolve_path
-
 from vla_policy_node.backends import locate
 from vla_policy_node.core.observations import Tolerances
 from vla_policy_node.core.scheduling import Schedule
@@ -56,7 +56,7 @@ class PolicyFile(_Strict):
 
     Attributes:
         backend: entry point of the group `vla_policy_node.backends`, or `module:function`.
-        checkpoint: folder or file; relative to this file, absolute, or `package://…`.
+        checkpoint: folder or file; relative to this file, absolute, or `package://…`. Clients of policy servers need none.
         interpreter: Python of the worker; empty: the node's. Relative to this file if it has a slash.
         environment: variables of the worker, on top of the few that are passed on.
         options: for the backend.
@@ -65,7 +65,7 @@ class PolicyFile(_Strict):
     """
 
     backend: str
-    checkpoint: str
+    checkpoint: str = "."
     interpreter: str = ""
     environment: dict[str, str] = {}
     options: dict[str, Any] = {}

@@ -1,6 +1,5 @@
-"""The policy node: ROS in front of `runtime.Runtime`. Everything runs on the executor's thread, and nothing waits there."""
+"""The policy node: ROS in front of `runtime.Runtime`. Everything runs on the executor's thread; nothing waits."""
 
-import math
 import time
 import uuid
 import zlib
@@ -15,30 +14,29 @@ from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
+from vla_msgs.action import ExecuteTask
+from vla_msgs.msg import ActionChunk as ActionChunkMsg
+from vla_msgs.msg import SafetyState
+
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError, ConfigError, VlaError
 from vla_contract.robot import load_robot
-from vla_msgs.action import ExecuteTask
-from vla_msgs.msg import ActionChunk as ActionChunkMsg
-from vla_msgs.msg import PolicyStatus, ReasoningTrace, SafetyState
-from vla_node_base.conversions import chunk_msg, duration_msg, image_view, seconds, time_msg, to_ns, trajectory_from_msg
-from vla_node_base.diagnostics import ERROR, OK, WARN, Diagnostics
+from vla_node_base.conversions import chunk_msg, duration_msg, image_view, seconds, to_ns, trajectory_from_msg
 from vla_node_base.lockstep import Lockstep
 from vla_node_base.node import VlaNode, run
 from vla_node_base.parameters import parameter
-from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
-
+from vla_node_base.qos import COMMAND, LATCHED, SENSOR
 from vla_policy_node.action import TaskServer
 from vla_policy_node.config import load_policy_file
 from vla_policy_node.core.observations import StreamError
-from vla_policy_node.core.scheduling import Reality, Splice
+from vla_policy_node.core.scheduling import Reality
 from vla_policy_node.core.task import Outcome, Rules, Task, Verdict
 from vla_policy_node.preflight import ImageFormat, image_misfits, preflight
+from vla_policy_node.reporting import Reporter
 from vla_policy_node.runtime import Result, Runtime, State
 from vla_policy_node.worker.client import Down, Ready, Refusal
 
 _TICK = 0.05  # s
-_STATUS_PERIOD = 0.5  # s
 _FINGERPRINT = 257  # every so many bytes of a picture tell whether it changed
 _NS = 1_000_000_000
 
@@ -75,11 +73,9 @@ class PolicyNode(VlaNode):
         self._reason = self._phase = ""
         self._held: Result | None = None
         self._command: bytes | None = None
-        self._splice: Splice | None = None
         self._clock_ns = 0
         self._latency_ns = round(self.params.simulated_latency * _NS)
-        self._said: tuple[State, str] = (State.UNCONFIGURED, "")
-        self._next_status = self._next_diagnostics = 0.0
+        self._safety: SafetyState | None = None
         self._cameras: list[Any] = []
         self._formats: dict[str, ImageFormat] = {}
 
@@ -92,9 +88,7 @@ class PolicyNode(VlaNode):
         robot, policy = load_robot(self.params.robot), load_policy_file(self.params.policy)
         preflight(robot, policy)
         self._chunks = self.create_publisher(ActionChunkMsg, "vla_policy/chunk", COMMAND)
-        self._status = self.create_publisher(PolicyStatus, "vla_policy/status", LATCHED)
-        self._trace = self.create_publisher(ReasoningTrace, "vla_policy/reasoning", EVENT)
-        self._diagnostics = Diagnostics(self)
+        self._reporter = Reporter(self)
         self._lockstep = Lockstep(self, self.params.lockstep)
         self.create_subscription(JointState, robot.joint_states.topic, self._on_joints, SENSOR)
         self.create_subscription(SafetyState, "vla_safety/state", self._on_safety, LATCHED)
@@ -179,8 +173,6 @@ class PolicyNode(VlaNode):
     def _on_safety(self, message: SafetyState) -> None:
         self._safety = message
 
-    _safety: SafetyState | None = None
-
     def _reality(self) -> Reality:
         runtime = self._runtime
         assert runtime is not None
@@ -247,6 +239,7 @@ class PolicyNode(VlaNode):
         self.get_logger().warning(f"inference failed: {reason}", throttle_duration_sec=1.0)
         if self._task is not None:
             self._task.failed(reason)
+            self._judge()
 
     def _publish(self, result: Result) -> None:
         runtime, task = self._runtime, self._task
@@ -264,7 +257,7 @@ class PolicyNode(VlaNode):
                 f"the policy asks {', '.join(spliced.clipped)} beyond the position limit: held at the limit",
                 throttle_duration_sec=5.0,
             )
-        self._splice = spliced
+        self._reporter.splice = spliced
         task.published(result.answer.chunk.progress)
         self._feedback(task)
         self._judge()
@@ -289,10 +282,10 @@ class PolicyNode(VlaNode):
             seconds(goal.request.timeout) or self.params.default_timeout,
             Rules(limits.progress, limits.chunks, runtime.policy.failures, self.params.unarmed_time),
         )
-        self._goal, self._held, self._phase, self._splice = goal, None, "", None
+        self._goal, self._held, self._phase, self._reporter.splice = goal, None, "", None
         runtime.begin_task()
         self.get_logger().info(f"task {self._task.id}: '{self._task.instruction}'")
-        self._think("task begins")
+        self._reporter.think(self._task, "task begins", self._now())
         self._say()
 
     def _refusal(self, instruction: str) -> str:
@@ -327,7 +320,7 @@ class PolicyNode(VlaNode):
         assert task is not None and goal is not None and runtime is not None
         if verdict.outcome != Outcome.STOPPED:
             self._come_to_rest(task)
-        self._think(f"task ends: {verdict.outcome.name}, {verdict.message}")
+        self._reporter.think(task, f"task ends: {verdict.outcome.name}, {verdict.message}", self._now())
         self._task = self._goal = self._held = None
         self._reason = ""
         duration = task.duration(self._now())
@@ -369,9 +362,8 @@ class PolicyNode(VlaNode):
     def _on_tick(self) -> None:
         if self._runtime is None:
             return
-        now = self._now()
         if self._task is not None:
-            if self._runtime.scheduler.watch(now):
+            if self._runtime.scheduler.watch(self._now()):
                 self.get_logger().warning(
                     f"starved: no chunk in time, the plan has ended{': ' + self._reason if self._reason else ''}"
                 )
@@ -380,76 +372,22 @@ class PolicyNode(VlaNode):
         self._say()
 
     def _say(self) -> None:
-        """Publishes the status at 2 Hz and on every change, diagnostics at 1 Hz."""
-        runtime = self._runtime
+        """Status at 2 Hz and on every change; feedback and trace with it."""
+        runtime, task = self._runtime, self._task
         if runtime is None or not self.context.ok():
             return
-        state, reason = self._state()
-        steady = time.monotonic()
-        changed = (state, reason) != self._said and (state != self._said[0] or steady >= self._next_status - 0.4)
-        if not changed and steady < self._next_status:
+        state, reason = runtime.state, runtime.reason
+        if task is not None and runtime.usable:
+            waits = bool(self._reason)
+            state, reason = (State.WAITING, f"waiting for {self._reason}") if waits else (State.RUNNING, "")
+        if not self._reporter.report(runtime, task, self._now(), state, reason):
             return
-        self._said, self._next_status = (state, reason), steady + _STATUS_PERIOD
-        message = self._status_message(state, reason)
-        self._status.publish(message)
-        task = self._task
         if task is not None:
-            phase = reason if state == State.WAITING else state.name.lower()
+            phase = state.name.lower() if state == State.RUNNING else reason
             if phase != self._phase:
                 self._phase = phase
-                self._think(phase)
+                self._reporter.think(task, phase, self._now())
             self._feedback(task)
-        if steady >= self._next_diagnostics:
-            self._next_diagnostics = steady + 1.0
-            self._diagnose(state, reason, message)
-
-    def _state(self) -> tuple[State, str]:
-        runtime = self._runtime
-        assert runtime is not None
-        if self._task is None or not runtime.usable:
-            return runtime.state, runtime.reason
-        return (State.WAITING, f"waiting for {self._reason}") if self._reason else (State.RUNNING, "")
-
-    def _status_message(self, state: State, reason: str) -> PolicyStatus:
-        runtime, task, now = self._runtime, self._task, self._now()
-        assert runtime is not None
-        ages = runtime.buffer.ages(now)
-        p50, p95, p99 = runtime.meter.quantiles()
-        message = PolicyStatus(
-            state=int(state),
-            reason=reason,
-            policy=runtime.metadata.name if runtime.metadata else "",
-            policy_digest=runtime.metadata.digest if runtime.metadata else "",
-            task_id=task.id if task else "",
-            instruction=task.instruction if task else "",
-            chunks=runtime.meter.chunks,
-            chunk_rate=runtime.meter.rate(now),
-            inference_p50=p50,
-            inference_p95=p95,
-            inference_p99=p99,
-            queue=runtime.scheduler.queue(now) if task else 0.0,
-            starved=runtime.scheduler.starved,
-            splice_step=self._splice.step if self._splice else math.nan,
-            progress=task.progress if task else math.nan,
-            streams=list(ages),
-            stream_ages=list(ages.values()),
-            worker_restarts=runtime.worker.restarts,
-        )
-        message.header.stamp = time_msg(now)
-        return message
-
-    def _diagnose(self, state: State, reason: str, status: PolicyStatus) -> None:
-        level = {State.FAILED: ERROR, State.WAITING: WARN, State.LOADING: WARN}.get(state, OK)
-        values = {
-            key: getattr(status, key)
-            for key in ("policy", "chunks", "chunk_rate", "inference_p50", "inference_p95", "inference_p99",
-                        "queue", "starved", "splice_step", "worker_restarts")
-        }  # fmt: skip
-        values |= {f"age of {name}": age for name, age in zip(status.streams, status.stream_ages, strict=True)}
-        if self._splice is not None:
-            splice = self._splice
-            values |= {"base": splice.base, "mismatch": splice.mismatch, "stretch": splice.stretch, "excess": splice.excess}
-        self._diagnostics.publish(level, reason or state.name.lower(), values)
 
     def _feedback(self, task: Task) -> None:
         if self._goal is None or not self._goal.is_active:
@@ -457,21 +395,10 @@ class PolicyNode(VlaNode):
         feedback = ExecuteTask.Feedback(phase=self._phase or "starting", progress=task.progress, chunks=task.chunks)
         self._goal.publish_feedback(feedback)
 
-    def _think(self, text: str) -> None:
-        task = self._task
-        assert task is not None
-        trace = ReasoningTrace(
-            source=self.get_name(), task_id=task.id, instruction=task.instruction, text=text, confidence=math.nan
-        )
-        trace.header.stamp = time_msg(self._now())
-        self._trace.publish(trace)
-
 
 def main() -> None:
     """Entry point of the process."""
     run(PolicyNode)
-
-
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from pathlib import Path
 from vla_contract.errors import ConfigError, MismatchError, VlaError, unknown
 from vla_contract.policy import METADATA_FILE, PolicyMetadata, check_fit, load_metadata
 from vla_contract.robot import Robot, load_robot
-
 from vla_policy_node.config import PolicyFile, load_policy_file
 
 
@@ -58,7 +57,8 @@ def image_misfits(robot: Robot, camera: str, found: ImageFormat) -> list[str]:
     misfits = []
     if (found.width, found.height) != (expected.width, expected.height):
         misfits.append(
-            f"camera {camera}: size {found.width}x{found.height}, {robot.path.name} says {expected.width}x{expected.height}"
+            f"camera {camera}: size {found.width}x{found.height}, "
+            f"{robot.path.name} says {expected.width}x{expected.height}"
         )
     if found.encoding not in ENCODINGS:
         misfits.append(f"camera {camera}: {unknown('encoding', found.encoding, ENCODINGS)}")
@@ -82,7 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VlaError as error:
         print(error, file=sys.stderr)
         return 2
-    shown = "its metadata is known once it is loaded" if metadata is None else f"{metadata.name}, sha256 {metadata.digest}"
+    shown = (
+        "its metadata is known once it is loaded" if metadata is None else f"{metadata.name}, sha256 {metadata.digest}"
+    )
     print(f"policy {policy.path.name} fits robot {robot.name} ({shown})")
     return 0
 

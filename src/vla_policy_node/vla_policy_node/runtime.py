@@ -11,11 +11,11 @@ from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vla_contract.errors import ChunkError, InferenceError, VlaError
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata, check_fit
 from vla_contract.robot import Robot
-
 from vla_policy_node.config import PolicyFile
 from vla_policy_node.core.observations import ObservationBuffer, StreamError
 from vla_policy_node.core.scheduling import ChunkScheduler, Reality, Splice

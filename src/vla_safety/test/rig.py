@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from scipy.interpolate import BPoly
+
 from vla_contract.limits import JointLimits
 from vla_contract.robot import Robot, load_robot
 from vla_safety.building import build_filter
@@ -30,12 +31,23 @@ def make_filter(safety: str | Path = "") -> SafetyFilter:
     return build_filter(ROBOT, safety)
 
 
-def proposal(stamp, times, q, v=None, a=None, source="policy", sequence=1, names=ROBOT.joints, received=None, frame="base"):
+def proposal(
+    stamp, times, q, v=None, a=None, source="policy", sequence=1, names=ROBOT.joints, received=None, frame="base"
+):
     def rows(x):
         return () if x is None else np.asarray(x, dtype=float).tolist()
 
     return Proposal(
-        source, sequence, stamp, frame, names, [round(t * 1e9) for t in times], rows(q), rows(v), rows(a), len(times),
+        source,
+        sequence,
+        stamp,
+        frame,
+        names,
+        [round(t * 1e9) for t in times],
+        rows(q),
+        rows(v),
+        rows(a),
+        len(times),
         stamp if received is None else received,
     )
 
@@ -53,7 +65,7 @@ class Trace:
 
 
 class Controller:
-    """joint_trajectory_controller, from its documentation: replaces at once, leads to a first point ahead by a quintic."""
+    """joint_trajectory_controller, from its documentation: replaces at once, leads to a point ahead by a quintic."""
 
     def __init__(self, q):
         self.state = np.array([q, np.zeros_like(q), np.zeros_like(q)])
@@ -186,7 +198,11 @@ def check_envelope(controller: Controller, tolerance=1e-3):
     times, q, v, a, j = controller.trace.arrays()
     assert np.isfinite(q).all()
     assert (q <= LIMITS.max_position + 1e-6).all() and (q >= LIMITS.min_position - 1e-6).all()
-    for name, values, limit in (("v", v, LIMITS.max_velocity), ("a", a, LIMITS.max_acceleration), ("j", j, LIMITS.max_jerk)):
+    for name, values, limit in (
+        ("v", v, LIMITS.max_velocity),
+        ("a", a, LIMITS.max_acceleration),
+        ("j", j, LIMITS.max_jerk),
+    ):
         worst = (np.abs(values) / limit).max()
         assert worst <= 1 + tolerance, f"{name} is {worst} of its limit"
     dt = np.diff(times)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from rig import HOME, LIMITS, MS, ROBOT, Controller, Rig, check_envelope, proposal, smooth_chunk
+
 from vla_safety.core.findings import Verdict
 from vla_safety.core.modes import Mode
-
-from rig import HOME, LIMITS, MS, ROBOT, Controller, Rig, check_envelope, proposal, smooth_chunk
 
 N = len(HOME)
 
@@ -100,7 +100,7 @@ def test_a_chunk_into_the_table_is_trimmed_and_names_link_and_zone():
     assert decision.verdict == Verdict.TRIMMED and 0 < decision.points_accepted < 20
     assert decision.finding.reason == "zone:table" and decision.finding.subject == "wrist_camera_frame"
     rig.run(3)
-    assert rig.filter.verifier.clearances(rig.controller.state[0])[0] >= 0.004 - 1e-6
+    assert rig.filter.verifier.clearances(rig.controller.state[0])[0][0] >= 0.004 - 1e-6
     # and out again
     assert rig.propose(smooth_chunk(rig, HOME - np.array([0] * 7 + [0.01]))).verdict == Verdict.ACCEPTED
     rig.run(1.5)

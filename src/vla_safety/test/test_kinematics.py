@@ -3,11 +3,11 @@ import pinocchio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rig import HOME, LIMITS, ROBOT
+
 from vla_contract.errors import ConfigError
 from vla_safety.core.kinematics import RobotModel
 from vla_safety.core.urdf import parse_urdf
-
-from rig import HOME, LIMITS, ROBOT
 
 MODEL = RobotModel(parse_urdf(ROBOT.urdf()), ROBOT.joints)
 PIN = pinocchio.buildModelFromXML(ROBOT.urdf())

@@ -1,11 +1,11 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rig import HOME, LIMITS
 from scipy.interpolate import BPoly
+
 from vla_safety.core.limits import check_envelope, extent_of, speed_scale
 from vla_safety.core.motion import Motion
-
-from rig import HOME, LIMITS
 
 N = len(HOME)
 

@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rig import HOME, LIMITS
 from scipy.interpolate import BPoly
+
 from vla_safety.core.limits import check_envelope, extent_of
 from vla_safety.core.motion import State, rest
 from vla_safety.core.stopping import stop, stopping_distance
-
-from rig import HOME, LIMITS
 
 N = len(HOME)
 MIDDLE = (LIMITS.max_position + LIMITS.min_position) / 2

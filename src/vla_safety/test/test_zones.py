@@ -4,6 +4,8 @@ import pinocchio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rig import HOME, LIMITS, ROBOT
+
 from vla_contract.errors import ConfigError
 from vla_safety.core.kinematics import RobotModel
 from vla_safety.core.motion import Motion, State, rest
@@ -12,14 +14,14 @@ from vla_safety.core.urdf import parse_urdf
 from vla_safety.core.verification import Verifier
 from vla_safety.core.zones import Box, ZoneSet, ZoneSpec
 
-from rig import HOME, LIMITS, ROBOT
-
 MODEL = RobotModel(parse_urdf(ROBOT.urdf()), ROBOT.joints)
 N = len(HOME)
 
 
 def box(name, kind, center, size, **options):
-    return ZoneSpec(name=name, kind=kind, box=Box(center=center, size=size, rpy=options.pop("rpy", (0, 0, 0))), **options)
+    return ZoneSpec(
+        name=name, kind=kind, box=Box(center=center, size=size, rpy=options.pop("rpy", (0, 0, 0))), **options
+    )
 
 
 class Oracle:
@@ -70,9 +72,15 @@ ORACLE = Oracle()
 @given(st.integers(0, 2**32))
 def test_i14_clearance_is_never_more_than_the_true_distance(seed):
     rng = np.random.default_rng(seed)
-    zone = box("z", "keep_out", tuple(rng.uniform(-0.6, 0.8, 3)), tuple(rng.uniform(0.02, 0.5, 3)), rpy=tuple(rng.normal(0, 1, 3)))
+    zone = box(
+        "z",
+        "keep_out",
+        tuple(rng.uniform(-0.6, 0.8, 3)),
+        tuple(rng.uniform(0.02, 0.5, 3)),
+        rpy=tuple(rng.normal(0, 1, 3)),
+    )
     q = rng.uniform(LIMITS.min_position, LIMITS.max_position)
-    values, _ = ZoneSet([zone], MODEL).clearances(MODEL.place(q[None]))
+    values, _ = ZoneSet([zone], MODEL, 0.004).clearances(MODEL.place(q[None]))
     truth = ORACLE.distances(q, zone)
     for link in MODEL.body_links:
         ours = min(values[0, k] for k in range(len(MODEL.body_links)) if MODEL.body_links[k] == link)
@@ -87,7 +95,7 @@ def test_clearance_towards_a_face_is_exact():
     table = box("table", "keep_out", (0.5, 0, -0.25), (2, 2, 0.5))
     for seed in range(20):
         q = HOME + np.random.default_rng(seed).normal(0, 0.1, N) * np.array([1] * 7 + [0])
-        values, _ = ZoneSet([table], MODEL).clearances(MODEL.place(q[None]))
+        values, _ = ZoneSet([table], MODEL, 0.004).clearances(MODEL.place(q[None]))
         truth = ORACLE.distances(q, table)
         for link in ("fr3_leftfinger", "fr3_hand", "fr3_link4"):
             ours = min(v for v, name in zip(values[0], MODEL.body_links, strict=True) if name == link)
@@ -95,16 +103,22 @@ def test_clearance_towards_a_face_is_exact():
 
 
 def test_keep_in_is_measured_from_within():
-    values, which = ZoneSet([box("cell", "keep_in", (0, 0, 0), (4, 4, 4))], MODEL).clearances(MODEL.place(HOME[None]))
+    values, which = ZoneSet([box("cell", "keep_in", (0, 0, 0), (4, 4, 4))], MODEL, 0.004).clearances(
+        MODEL.place(HOME[None])
+    )
     assert (values > 0.5).all() and (values < 2).all() and (which == 0).all()
-    values, _ = ZoneSet([box("cell", "keep_in", (0, 0, 0), (4, 4, 0.5))], MODEL).clearances(MODEL.place(HOME[None]))
+    values, _ = ZoneSet([box("cell", "keep_in", (0, 0, 0), (4, 4, 0.5))], MODEL, 0.004).clearances(
+        MODEL.place(HOME[None])
+    )
     assert values.min() < 0
 
 
 def test_zones_on_a_link_move_with_it():
     """A box around the tool, fixed to the hand, touches the hand wherever it goes, and not the base."""
-    zone = box("tool", "keep_out", (0, 0, 0.2), (0.1, 0.1, 0.1), frame="fr3_hand", links=("fr3_link0", "fr3_leftfinger"))
-    zones = ZoneSet([zone], MODEL)
+    zone = box(
+        "tool", "keep_out", (0, 0, 0.2), (0.1, 0.1, 0.1), frame="fr3_hand", links=("fr3_link0", "fr3_leftfinger")
+    )
+    zones = ZoneSet([zone], MODEL, 0.004)
     for seed in range(5):
         q = np.random.default_rng(seed).uniform(LIMITS.min_position, LIMITS.max_position)
         q[-1] = 0.02
@@ -116,26 +130,32 @@ def test_zones_on_a_link_move_with_it():
 
 def test_links_can_be_chosen_and_excepted():
     low = box("low", "keep_out", (0, 0, 0), (0.5, 0.5, 0.2))
-    for options, touched in (({}, True), ({"except_links": ("fr3_link0", "fr3_link1")}, False), ({"links": ("fr3_link7",)}, False)):
-        values, _ = ZoneSet([low.model_copy(update=options)], MODEL).clearances(MODEL.place(HOME[None]))
+    for options, touched in (
+        ({}, True),
+        ({"except_links": ("fr3_link0", "fr3_link1")}, False),
+        ({"links": ("fr3_link7",)}, False),
+    ):
+        values, _ = ZoneSet([low.model_copy(update=options)], MODEL, 0.004).clearances(MODEL.place(HOME[None]))
         assert (values.min() < 0) == touched
 
 
 def test_a_wrong_zone_is_refused_whole():
     with pytest.raises(ConfigError, match="'a' is defined 2 times"):
-        ZoneSet([box("a", "keep_out", (0, 0, 0), (1, 1, 1))] * 2, MODEL)
+        ZoneSet([box("a", "keep_out", (0, 0, 0), (1, 1, 1))] * 2, MODEL, 0.004)
     with pytest.raises(ConfigError, match="unknown link 'nope'"):
-        ZoneSet([box("a", "keep_out", (0, 0, 0), (1, 1, 1), links=("nope",))], MODEL)
+        ZoneSet([box("a", "keep_out", (0, 0, 0), (1, 1, 1), links=("nope",))], MODEL, 0.004)
 
 
 def make_verifier(*zones, margin=0.004):
-    return Verifier(LIMITS, MODEL, ZoneSet(zones, MODEL), margin)
+    return Verifier(LIMITS, MODEL, [ZoneSet(zones, MODEL, margin)])
 
 
 def test_i14_a_thin_wall_is_not_tunnelled_through_at_full_speed():
     """1 cm of wall, joint 1 at 2.62 rad/s: the tool crosses it within 10 ms, between two coarse samples."""
     for angle in np.linspace(0.05, 0.34, 30):
-        wall = box("wall", "keep_out", (0.45 * np.cos(angle), 0.45 * np.sin(angle), 0.5), (0.01, 0.01, 1.0), rpy=(0, 0, angle))
+        wall = box(
+            "wall", "keep_out", (0.45 * np.cos(angle), 0.45 * np.sin(angle), 0.5), (0.01, 0.01, 1.0), rpy=(0, 0, angle)
+        )
         v = np.zeros(N)
         v[0] = 2.62
         motion = stop(State(HOME, v, np.zeros(N)), 0, LIMITS)

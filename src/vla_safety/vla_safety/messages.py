@@ -5,19 +5,17 @@ import array
 from builtin_interfaces.msg import Duration
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from vla_msgs.msg import ActionChunk, SafetyDecision, SafetyState
-from vla_node_base.conversions import time_msg, to_ns
 
-from vla_safety.core.filter import Status
+from vla_node_base.conversions import time_msg, to_ns
 from vla_safety.core.findings import Decision
 from vla_safety.core.motion import NS, Motion
+from vla_safety.core.records import Status
 from vla_safety.core.validation import OVERRIDE, POLICY, Proposal
 
 
 def proposal_from_chunk(message: ActionChunk, now_ns: int, max_points: int) -> Proposal:
     """A policy's chunk, unchecked."""
-    return _proposal(
-        POLICY, message.sequence, message.header, message.trajectory, now_ns, max_points
-    )
+    return _proposal(POLICY, message.sequence, message.header, message.trajectory, now_ns, max_points)
 
 
 def proposal_from_override(message: JointTrajectory, sequence: int, now_ns: int, max_points: int) -> Proposal:
@@ -90,7 +88,7 @@ def state_msg(status: Status, stamp_ns: int, frame: str) -> SafetyState:
         speed_scale=status.speed_scale,
         joint_margin=status.joint_margin,
         zone_clearance=status.zone_clearance,
-        self_clearance=float("nan"),
+        self_clearance=status.self_clearance,
         tracking_error=status.tracking_error,
     )
     message.accepted, message.slowed, message.trimmed, message.refused, message.stopped = status.counts

@@ -8,20 +8,21 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import MarkerArray
+from vla_msgs.msg import ActionChunk, SafetyDecision, SafetyState
+
 from vla_contract.errors import ConfigError, VlaError
 from vla_contract.robot import load_robot
-from vla_msgs.msg import ActionChunk, SafetyDecision, SafetyState
 from vla_node_base.conversions import time_msg, to_ns
 from vla_node_base.diagnostics import ERROR, OK, WARN, Diagnostics
 from vla_node_base.lockstep import Lockstep
 from vla_node_base.node import VlaNode, run
 from vla_node_base.parameters import parameter
 from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
-
 from vla_safety.building import build_filter
-from vla_safety.core.filter import Answer, SafetyFilter
+from vla_safety.core.filter import SafetyFilter
 from vla_safety.core.findings import Verdict
 from vla_safety.core.modes import Mode
+from vla_safety.core.records import Answer
 from vla_safety.core.watchdogs import Instant
 from vla_safety.markers import markers
 from vla_safety.messages import decision_msg, motion_msg, proposal_from_chunk, proposal_from_override, state_msg
@@ -124,7 +125,9 @@ class SafetyNode(VlaNode):
     def _on_description(self, message: String) -> None:
         if self._filter is not None:
             if self._filter.mode != Mode.DISARMED:
-                self.get_logger().error("a new robot description came while armed: ignored; disarm and restart the filter")
+                self.get_logger().error(
+                    "a new robot description came while armed: ignored; disarm and restart the filter"
+                )
             return
         try:
             self._filter = build_filter(self._robot, self.params.safety, message.data)

@@ -1,6 +1,9 @@
+import random
+import socket
 from pathlib import Path
 
 import pytest
+
 from vla_contract.robot import load_robot
 from vla_sim.core import Cell
 
@@ -24,3 +27,16 @@ def shared_cell(robot):
 def cell(shared_cell):
     shared_cell.reset(0)
     return shared_cell
+
+
+@pytest.fixture(scope="session")
+def domain():
+    """A ROS domain that nobody on this machine uses: DDS listens on port 7400 + 250 d for discovery."""
+    for number in random.Random().sample(range(1, 101), 100):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("", 7400 + 250 * number))
+            except OSError:
+                continue
+            return number
+    pytest.fail("all ROS domains are in use on this machine: end other systems")

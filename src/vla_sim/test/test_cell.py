@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.interpolate import BPoly
+
 from vla_contract.errors import ConfigError
 from vla_kinematics import ToolKinematics
 from vla_sim.core import CUBES, Cell, JointTrajectoryCommand, ObjectPose, SceneConfig, sample_scene
@@ -101,7 +102,11 @@ def test_same_seed_same_motion_bit_for_bit(robot):
         cell = Cell(robot)
         cell.reset(scene(0.4))
         hand = Hand(robot, cell)
-        for place, finger, seconds in (((0.5, 0.12, 0.15), OPEN, 0.8), ((0.5, 0.12, 0.02), OPEN, 0.5), ((0.5, 0.12, 0.02), CLOSED, 0.4)):
+        for place, finger, seconds in (
+            ((0.5, 0.12, 0.15), OPEN, 0.8),
+            ((0.5, 0.12, 0.02), OPEN, 0.5),
+            ((0.5, 0.12, 0.02), CLOSED, 0.4),
+        ):
             hand.move(place, finger, seconds)
         states.append(cell.save_state())
     np.testing.assert_array_equal(*states)

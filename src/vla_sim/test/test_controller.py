@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.interpolate import BPoly
+
 from vla_sim.core import JointTrajectoryCommand, TrajectoryController, TrajectoryRejected
 from vla_sim.core.controller import TrajectoryPoint
 

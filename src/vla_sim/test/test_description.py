@@ -86,7 +86,10 @@ def test_home_points_straight_down_over_the_table(robot):
 def test_shapes_are_boxes_and_capsules_and_the_same_to_see_and_to_touch(xml):
     for link in xml.findall("link"):
         seen, touched = (
-            [(shape.find("origin").attrib, shape.find("geometry")[0].tag, shape.find("geometry")[0].attrib) for shape in found]
+            [
+                (shape.find("origin").attrib, shape.find("geometry")[0].tag, shape.find("geometry")[0].attrib)
+                for shape in found
+            ]
             for found in (link.findall("visual"), link.findall("collision"))
         )
         assert seen == touched
@@ -104,7 +107,11 @@ def test_masses_are_physical(xml):
     for link in xml.findall("link/inertial"):
         tensor = {key: float(value) for key, value in link.find("inertia").attrib.items()}
         matrix = np.array(
-            [[tensor["ix" + c] for c in "xyz"], [tensor["ixy"], tensor["iyy"], tensor["iyz"]], [tensor["i" + c + "z"] for c in "xyz"]]
+            [
+                [tensor["ix" + c] for c in "xyz"],
+                [tensor["ixy"], tensor["iyy"], tensor["iyz"]],
+                [tensor["i" + c + "z"] for c in "xyz"],
+            ]
         )
         moments = np.linalg.eigvalsh(matrix)
         assert float(link.find("mass").get("value")) > 0 and moments[0] > 0

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,16 +18,17 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
-from vla_contract.interpolation import Trajectory
 from vla_msgs.msg import LockstepAck, SceneState
 from vla_msgs.srv import ResetScene
+
+from vla_contract.interpolation import Trajectory
 from vla_node_base.conversions import image_view, time_msg, to_ns, trajectory_msg
 from vla_node_base.lockstep import ACK_QOS, ACK_TOPIC
-from vla_node_base.qos import LATCHED, SENSOR
+from vla_node_base.qos import LATCHED
 from vla_sim.core import sample_scene
 
-DOMAIN = 40 + os.getpid() % 40
 START = [sys.executable, "-c", "from vla_sim.node import main; main()", "--ros-args"]
+DEEP = QoSProfile(depth=100, reliability=ReliabilityPolicy.BEST_EFFORT)  # a busy test machine must not lose any
 CLOCK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 PATIENCE = 30.0  # s of wall time for anything
 
@@ -34,24 +36,26 @@ PATIENCE = 30.0  # s of wall time for anything
 class Client:
     """Everything the node says, and what can be said to it."""
 
-    def __init__(self, robot, *parameters):
+    def __init__(self, robot, domain, *parameters):
         arguments = [part for p in (f"robot:={robot.path}", *parameters) for part in ("-p", p)]
-        environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
-        self.process = subprocess.Popen([*START, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
+        self.process = subprocess.Popen(
+            [*START, *arguments], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
         self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=DOMAIN)
+        rclpy.init(context=self.context, domain_id=domain)
         self.node = node = rclpy.create_node("client", context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(node)
         self.heard = {}
         self.on_clock = lambda now: None
         for name, kind, topic, qos in (
-            ("joints", JointState, "/joint_states", SENSOR),
-            ("wrench", WrenchStamped, "/ft_sensor/wrench", SENSOR),
-            ("front", Image, "/camera/front/image_raw", SENSOR),
-            ("wrist", Image, "/camera/wrist/image_raw", SENSOR),
-            ("front_info", CameraInfo, "/camera/front/camera_info", SENSOR),
-            ("truth", SceneState, "/vla_sim/ground_truth", SENSOR),
+            ("joints", JointState, "/joint_states", DEEP),
+            ("wrench", WrenchStamped, "/ft_sensor/wrench", DEEP),
+            ("front", Image, "/camera/front/image_raw", DEEP),
+            ("wrist", Image, "/camera/wrist/image_raw", DEEP),
+            ("front_info", CameraInfo, "/camera/front/camera_info", DEEP),
+            ("truth", SceneState, "/vla_sim/ground_truth", DEEP),
             ("description", String, "/robot_description", LATCHED),
             ("diagnostics", DiagnosticArray, "/diagnostics", 10),
         ):
@@ -111,11 +115,11 @@ class Client:
 
 
 @pytest.fixture
-def start(robot):
+def start(robot, domain):
     clients = []
 
     def make(*parameters):
-        clients.append(Client(robot, *parameters))
+        clients.append(Client(robot, domain, *parameters))
         return clients[-1]
 
     yield make
@@ -145,7 +149,7 @@ def test_publishes_what_a_robot_and_its_cameras_publish(start, robot):
     assert (info.width, info.height, info.header.frame_id) == (192, 192, "front_camera_optical_frame")
     assert info.k[0] == info.k[4] == info.p[0] and info.k[2] == 96 and info.k[8] == 1
     assert to_ns(info.header.stamp) in stamps(heard["front"])
-    assert abs(float(client.diagnostics()["real_time_factor"]) - 1) < 0.2
+    assert 0.3 < float(client.diagnostics()["real_time_factor"]) < 1.1
 
 
 def test_pictures_are_those_of_the_cell(start, cell):
@@ -187,7 +191,8 @@ def test_reset_gives_the_scene_of_the_seed_and_time_goes_on(start, robot):
     for name, pose in sample_scene(9).cubes.items():
         assert abs(truth[name].pose.position.x - pose.x) < 1e-3 and abs(truth[name].pose.position.y - pose.y) < 1e-3
     assert set(truth) == {"red_cube", "green_cube", "blue_cube", "tray"}
-    client.pass_time(0.2)
+    client.commands.publish(trajectory_msg(Trajectory([60.0], [away]), robot.joints, before))  # of the scene before
+    client.wait(lambda: client.heard["diagnostics"] and client.diagnostics()["trajectories_refused"] == "1", "refusal")
     np.testing.assert_allclose(client.positions(), robot.home, atol=1e-3)
     assert client.now > before and (np.diff(client.heard["clock"]) >= 0).all()
 
@@ -224,7 +229,7 @@ def test_ends_cleanly(start, number):
     began = time.monotonic()
     code, output = client.end(number)
     assert code == 0 and "Traceback" not in output, output
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 5
     assert not children(client.process.pid)
 
 
@@ -239,7 +244,7 @@ def children(pid):
     found = []
     for entry in os.listdir("/proc"):
         try:
-            parent = open(f"/proc/{entry}/stat").read().rsplit(")", 1)[1].split()[1]
+            parent = Path(f"/proc/{entry}/stat").read_text().rsplit(")", 1)[1].split()[1]
         except (OSError, IndexError):
             continue
         if parent == str(pid):
@@ -255,15 +260,15 @@ def children(pid):
         (["-p", "tick:=7.0"], "tick"),
     ],
 )
-def test_refuses_a_wrong_configuration(arguments, reason):
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN)}
+def test_refuses_a_wrong_configuration(arguments, reason, domain):
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
     done = subprocess.run([*START, *arguments], env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 2 and reason in done.stdout + done.stderr
 
 
-def test_says_why_it_cannot_draw(robot):
-    environment = {**os.environ, "ROS_DOMAIN_ID": str(DOMAIN), "MUJOCO_GL": "directx"}
-    done = subprocess.run(
-        [*START, "-p", f"robot:={robot.path}"], env=environment, capture_output=True, text=True, timeout=PATIENCE
-    )
-    assert done.returncode == 2 and "MUJOCO_GL is 'directx'" in done.stdout + done.stderr
+def test_says_why_it_cannot_draw(robot, domain):
+    environment = {**os.environ, "ROS_DOMAIN_ID": str(domain)}
+    program = "from vla_sim.core import rendering; rendering._loads = lambda library: False; " + START[2]
+    command = [sys.executable, "-c", program, "--ros-args", "-p", f"robot:={robot.path}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 2 and "apt-get install libegl1" in done.stdout + done.stderr

@@ -2,6 +2,7 @@
 
 from hypothesis import given
 from hypothesis import strategies as st
+
 from vla_sim.core.pacing import LockstepPace, RealTimePace, Schedule
 
 MS = 1_000_000
@@ -49,6 +50,7 @@ def test_lockstep_waits_for_the_slowest():
 def test_lockstep_is_free_until_someone_takes_part():
     pace = LockstepPace(slack_ns=50 * MS)
     pace.target(0, 0)
+    assert pace.drop_silent(20 * MS) == []
     assert pace.target(30 * MS, 0) == 30 * MS
     pace.acknowledge("safety", 30 * MS, 30 * MS)
     assert pace.target(5 * S, 30 * MS) == 80 * MS
@@ -61,6 +63,9 @@ def test_lockstep_drops_only_who_is_silent_and_in_the_way():
     assert pace.drop_silent(9 * S) == []
     assert pace.drop_silent(11 * S) == ["dead"]
     assert pace.target(11 * S, 150 * MS) == 200 * MS
+    assert pace.drop_silent(22 * S) == ["waits"]
+    assert pace.target(22 * S, 200 * MS) == 200 * MS, "free again, from here on"
+    assert pace.target(22 * S + MS, 200 * MS) == 201 * MS
 
 
 @given(st.floats(1, 500), st.lists(st.integers(1, 100 * MS), min_size=1, max_size=100))

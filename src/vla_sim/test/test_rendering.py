@@ -1,14 +1,15 @@
 """Pictures show what the truth says, at the size asked for."""
 
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+
 from vla_contract.errors import ConfigError
 from vla_contract.resampling import resize_image
-from vla_sim.core import CUBES, ObjectPose, SceneConfig
-from vla_sim.core import rendering
+from vla_sim.core import CUBES, ObjectPose, SceneConfig, rendering
 from vla_sim.core.rendering import RenderingUnavailable, choose_backend
 
 
@@ -41,7 +42,11 @@ def test_front_camera_sees_every_cube_where_it_is(cell, seed):
 
 def test_a_cube_is_wide_enough_for_the_policy(cell):
     far = SceneConfig(
-        {"red_cube": ObjectPose(0.36, 0.0, 0.0), "green_cube": ObjectPose(0.6, 0.24, 0.0), "blue_cube": ObjectPose(0.6, -0.24, 0.0)},
+        {
+            "red_cube": ObjectPose(0.36, 0.0, 0.0),
+            "green_cube": ObjectPose(0.6, 0.24, 0.0),
+            "blue_cube": ObjectPose(0.6, -0.24, 0.0),
+        },
         ObjectPose(0.45, 0.22, 0),
     )
     cell.reset(far)
@@ -101,7 +106,5 @@ def test_osmesa_draws(robot):
         "import sys; from vla_contract.robot import load_robot; from vla_sim.core import Cell; "
         "sys.exit(int(Cell(load_robot(sys.argv[1])).render('front').std() < 10))"
     )
-    import os
-
     environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"} | {"MUJOCO_GL": "osmesa"}
     subprocess.run([sys.executable, "-c", program, str(robot.path)], env=environment, check=True, timeout=60)

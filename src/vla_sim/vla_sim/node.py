@@ -13,17 +13,17 @@ from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
-from vla_contract.errors import ConfigError, VlaError
-from vla_contract.robot import load_robot
 from vla_msgs.msg import LockstepAck, ObjectState, SceneState
 from vla_msgs.srv import ResetScene
+
+from vla_contract.errors import ConfigError, VlaError
+from vla_contract.robot import load_robot
 from vla_node_base.conversions import time_msg, to_ns
 from vla_node_base.diagnostics import OK, WARN, Diagnostics
 from vla_node_base.lockstep import ACK_QOS, ACK_TOPIC
 from vla_node_base.node import VlaNode, run
 from vla_node_base.parameters import parameter
 from vla_node_base.qos import LATCHED, SENSOR
-
 from vla_sim.cameras import CameraThread, quiet_publisher
 from vla_sim.core.cell import Cell
 from vla_sim.core.controller import JointTrajectoryCommand, TrajectoryPoint, TrajectoryRejected
@@ -44,7 +44,7 @@ class Parameters:
     robot: str = parameter("", "path of the robot file")
     seed: int = parameter(0, "of the first scene", low=0)
     lockstep: bool = parameter(False, "the clock waits for the acknowledgements of filter and policy")
-    lockstep_slack: float = parameter(0.05, "how far the clock may run ahead in lockstep", unit="s", low=0.002, high=1.0)
+    lockstep_slack: float = parameter(0.05, "how far the clock runs ahead in lockstep", unit="s", low=0.002, high=1.0)
     tick: float = parameter(0.01, "wall time between two advances of the simulation", unit="s", low=0.001, high=0.05)
     truth_rate: float = parameter(30.0, "ground truth, in simulated time", unit="Hz", low=1.0, high=500.0)
 
@@ -68,10 +68,12 @@ class SimNode(VlaNode):
             raise ConfigError("parameter 'robot' of node 'vla_sim' is empty; give the path of a robot file")
         robot = load_robot(params.robot)
         self._cell = cell = Cell(robot)
-        cell.reset(params.seed, START_NS)
+        self._reset(params.seed, START_NS)
         self._pace: RealTimePace | LockstepPace = (
             LockstepPace(round(params.lockstep_slack * _NS)) if params.lockstep else RealTimePace()
         )
+        if robot.wrench_topic:
+            cell.wrench()  # refuses a URDF without the sensor's link
         self._joint_schedule = Schedule(robot.joint_states.rate)
         self._truth_schedule = Schedule(params.truth_rate)
         publisher = quiet_publisher(self)
@@ -114,7 +116,10 @@ class SimNode(VlaNode):
         cell, wall = self._cell, time.monotonic_ns()
         if isinstance(self._pace, LockstepPace):
             for name in self._pace.drop_silent(wall):
-                self.get_logger().error(f"lockstep: '{name}' is silent for {self._pace.timeout_ns / _NS:.0f} s: going on without")
+                limit = self._pace.timeout_ns / _NS
+                self.get_logger().error(
+                    f"lockstep: '{name}' is silent for more than {limit:.0f} s: going on without it"
+                )
         # A quarter of a tick ahead in real time: what is due at a tick must not miss it because the timer was early.
         early = 0 if self.params.lockstep else round(self.params.tick * _NS / 4)
         target = min(self._pace.target(wall, cell.time_ns) + early, cell.time_ns + LONGEST_BURST_NS)
@@ -185,13 +190,22 @@ class SimNode(VlaNode):
 
     # -- what comes in
 
+    def _reset(self, seed: int, start_ns: int) -> None:
+        self._cell.reset(seed, start_ns)
+        self._reset_ns = start_ns
+
     def _on_trajectory(self, message: JointTrajectory) -> None:
         points = tuple(
             TrajectoryPoint(to_ns(p.time_from_start), p.positions, p.velocities, p.accelerations, p.effort)
             for p in message.points
         )
+        stamp = to_ns(message.header.stamp)
         try:
-            self._cell.command(JointTrajectoryCommand(tuple(message.joint_names), points, to_ns(message.header.stamp)))
+            if 0 < stamp < self._reset_ns:
+                raise TrajectoryRejected(
+                    f"stamp {stamp / _NS:.3f} s lies before the reset at {self._reset_ns / _NS:.3f} s: plan anew"
+                )
+            self._cell.command(JointTrajectoryCommand(tuple(message.joint_names), points, stamp))
         except TrajectoryRejected as error:
             self._refused += 1
             self.get_logger().error(f"trajectory refused: {error}", throttle_duration_sec=1.0)
@@ -203,7 +217,7 @@ class SimNode(VlaNode):
 
     def _on_reset(self, request: ResetScene.Request, response: ResetScene.Response) -> ResetScene.Response:
         try:
-            self._cell.reset(int(request.seed), self._cell.time_ns)
+            self._reset(int(request.seed), self._cell.time_ns)
             self._publish_truth()
             self._publish_state()
             response.success = True

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+
 from vla_bringup.files import find
 from vla_bringup.session import Session
 from vla_bringup.system import demo_system

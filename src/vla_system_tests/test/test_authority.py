@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from vla_msgs.msg import SafetyDecision
+
 from vla_node_base.qos import EVENT
 from vla_system_tests.motion import AT_REST, Swinging, Watcher
 

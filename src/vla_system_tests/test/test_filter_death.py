@@ -5,6 +5,7 @@ import random
 import signal
 
 import pytest
+
 from vla_bringup.session import Session
 from vla_system_tests.motion import Fence, Swinging, Watcher
 
@@ -28,7 +29,9 @@ def assert_at_rest(watcher: Watcher, fence: Fence, killed_ns: int) -> None:
     promised = watcher.commands[-1][1]
     rest = watcher.rest_after(killed_ns)
     assert rest is not None, f"still moving at {watcher.speed:.3f} rad/s"
-    print(f"killed at {killed_ns * 1e-9:.3f} s, at rest after {(rest - killed_ns) * 1e-9:.3f} s, promised {(promised - killed_ns) * 1e-9:.3f} s")
+    print(
+        f"killed at {killed_ns * 1e-9:.3f} s, at rest after {(rest - killed_ns) * 1e-9:.3f} s, promised {(promised - killed_ns) * 1e-9:.3f} s"
+    )
     assert promised - killed_ns <= TAIL * 1e9
     assert rest <= promised + SETTLING * 1e9
     assert not fence.violations(watcher.positions_after(killed_ns))
@@ -60,7 +63,9 @@ def test_silent_policy(start, fence, chance):
     session, driver, watcher = swinging(start, chance)
     driver.running = False
     silent = watcher.now_ns
-    session.operator.wait(lambda: session.operator.mode == "HOLD", 20.0, lambda: f"the filter is {session.operator.mode}")
+    session.operator.wait(
+        lambda: session.operator.mode == "HOLD", 20.0, lambda: f"the filter is {session.operator.mode}"
+    )
     watcher.pass_time(0.5)
     rest = watcher.rest_after(silent)
     assert rest is not None and rest - silent < 3.0e9

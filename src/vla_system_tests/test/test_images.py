@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+
 from vla_bringup.domains import free_domain
 from vla_bringup.files import share
 from vla_bringup.system import DDS_PROFILE_VARIABLES
@@ -23,7 +24,12 @@ def transmit(domain: int, profile: str | None) -> dict:
     publisher = subprocess.Popen([*command, "publish", "--frames", str(FRAMES)], env=environment)
     try:
         answer = subprocess.run(
-            [*command, "subscribe", "--frames", str(FRAMES)], env=environment, capture_output=True, text=True, timeout=90, check=True
+            [*command, "subscribe", "--frames", str(FRAMES)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=True,
         )
     finally:
         publisher.kill()

@@ -14,6 +14,7 @@ import rclpy
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Empty
+
 from vla_node_base.conversions import image_msg, to_ns
 from vla_node_base.qos import LATCHED, SENSOR
 

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
+from vla_msgs.msg import ActionChunk as ActionChunkMsg
+
 from vla_bringup.operator import Operator
 from vla_contract.chunk import ActionChunk
 from vla_contract.interpolation import Trajectory
 from vla_contract.robot import Robot, load_robot
-from vla_msgs.msg import ActionChunk as ActionChunkMsg
 from vla_node_base.conversions import chunk_msg, seconds, to_ns
 from vla_node_base.qos import COMMAND, SENSOR
 from vla_sim.core.cell import Cell
@@ -57,7 +58,11 @@ class Swinging:
         velocities[:, 0] = SWING * PULSE * (1 - c) * s / 2
         accelerations[:, 0] = SWING * PULSE**2 * (s**2 + c - c**2) / 2
         chunk = ActionChunk(
-            now_ns, self._robot.joints, Trajectory(times, positions, velocities, accelerations), self._sequence, "swinging"
+            now_ns,
+            self._robot.joints,
+            Trajectory(times, positions, velocities, accelerations),
+            self._sequence,
+            "swinging",
         )
         self._sequence += 1
         self._publisher.publish(chunk_msg(chunk, self._robot.base_frame))
@@ -109,11 +114,15 @@ class Watcher:
 
     def wait_until(self, stamp_ns: int, timeout: float = 30.0) -> None:
         """Blocks until simulated time has come to `stamp_ns`."""
-        self._operator.wait(lambda: self.now_ns >= stamp_ns, timeout, lambda: f"simulated time stands at {self.now_ns * 1e-9:.2f} s")
+        self._operator.wait(
+            lambda: self.now_ns >= stamp_ns, timeout, lambda: f"simulated time stands at {self.now_ns * 1e-9:.2f} s"
+        )
 
     def wait_moving(self, timeout: float = 20.0) -> None:
         """Blocks until the arm moves."""
-        self._operator.wait(lambda: self.speed > MOVING, timeout, lambda: f"the arm does not move ({self._operator.mode})")
+        self._operator.wait(
+            lambda: self.speed > MOVING, timeout, lambda: f"the arm does not move ({self._operator.mode})"
+        )
 
     def pass_time(self, duration: float) -> None:
         """Blocks for simulated seconds."""

@@ -23,7 +23,9 @@ def marked(mark: dict[str, str]) -> dict[int, str]:
             continue
         try:
             if wanted in (folder / "environ").read_bytes().split(b"\0") and _state(int(folder.name)) != "Z":
-                found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                found[int(folder.name)] = (
+                    (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                )
         except (FileNotFoundError, PermissionError, ProcessLookupError):
             continue
     return found

@@ -19,17 +19,26 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout; words go to stderr.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object as the last line of stdout; words go to stderr.")
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder for results (default: .vla/runs/…).")]
 RobotName = Annotated[str, typer.Option("--robot", help="Name in config/robots, or path of a robot file.")]
 PolicyName = Annotated[str, typer.Option("--policy", help="Name in config/policies, or path of a policy file.")]
-SafetyName = Annotated[str, typer.Option("--safety", help="Name in config/safety, or path (default: the robot file's).")]
-Instruction = Annotated[str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="What to do, in a sentence.")]
+SafetyName = Annotated[
+    str, typer.Option("--safety", help="Name in config/safety, or path (default: the robot file's).")
+]
+Instruction = Annotated[
+    str | None, typer.Option("--instruction", "-i", metavar="TEXT", help="What to do, in a sentence.")
+]
 Target = Annotated[
-    str | None, typer.Option("--target", metavar="COLOUR", help="The cube that is judged, where the sentence does not say.")
+    str | None,
+    typer.Option("--target", metavar="COLOUR", help="The cube that is judged, where the sentence does not say."),
 ]
 Timeout = Annotated[float, typer.Option(min=0, help="Time for a task, in simulated seconds (0: the policy's own).")]
-Domain = Annotated[int | None, typer.Option(min=0, max=232, help="ROS domain.", envvar="ROS_DOMAIN_ID", show_envvar=True)]
+Domain = Annotated[
+    int | None, typer.Option(min=0, max=232, help="ROS domain.", envvar="ROS_DOMAIN_ID", show_envvar=True)
+]
 OwnDomain = Annotated[int | None, typer.Option("--domain", min=0, max=232, help="ROS domain (default: a free one).")]
 
 DEFAULT_INSTRUCTION = "put the red cube in the tray"
@@ -67,7 +76,19 @@ def demo(
     from vla_bringup.cli.demo import Demo
 
     chosen = Demo(
-        instruction or "", seed, out, robot, policy, safety, target, timeout, lockstep, view, film, domain, Console(as_json)
+        instruction or "",
+        seed,
+        out,
+        robot,
+        policy,
+        safety,
+        target,
+        timeout,
+        lockstep,
+        view,
+        film,
+        domain,
+        Console(as_json),
     )
     interruptible(chosen.run)
 
@@ -96,7 +117,20 @@ def evaluate(
     from vla_bringup.cli.evaluate import Evaluation
 
     chosen = Evaluation(
-        trials, seed, instruction, target, blank, realtime, out, robot, policy, safety, timeout, films, domain, Console(as_json)
+        trials,
+        seed,
+        instruction,
+        target,
+        blank,
+        realtime,
+        out,
+        robot,
+        policy,
+        safety,
+        timeout,
+        films,
+        domain,
+        Console(as_json),
     )
     interruptible(chosen.run)
 
@@ -127,7 +161,9 @@ def bench(context: typer.Context) -> None:
 
 @app.command(epilog=EPILOG)
 def run(
-    words: Annotated[list[str], typer.Argument(metavar="robot=… policy=… [safety=…]", help="Names in config/, or paths.")],
+    words: Annotated[
+        list[str], typer.Argument(metavar="robot=… policy=… [safety=…]", help="Names in config/, or paths.")
+    ],
     out: Out = None,
     domain: Domain = None,
 ) -> None:

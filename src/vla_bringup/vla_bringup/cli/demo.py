@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_contract.errors import VlaError
-from vla_contract.robot import Robot
-
 from vla_bringup.cli import STARTED
 from vla_bringup.cli.console import FAILED, OK, Console, reported
 from vla_bringup.cli.panel import Panel
@@ -18,6 +15,8 @@ from vla_bringup.files import run_folder
 from vla_bringup.judge import cube, named_cube
 from vla_bringup.session import Session, TrialResult
 from vla_bringup.system import demo_system
+from vla_contract.errors import VlaError
+from vla_contract.robot import Robot
 
 
 @dataclass
@@ -51,9 +50,7 @@ class Demo:
         folder.mkdir(parents=True, exist_ok=True)
         view = self.view and self._display()
         began = time.monotonic()
-        system = demo_system(
-            self.robot, self.policy, self.safety, seed=self.seed, lockstep=self.lockstep, view=view
-        )
+        system = demo_system(self.robot, self.policy, self.safety, seed=self.seed, lockstep=self.lockstep, view=view)
         with Session(system, folder / "log", domain=self.domain, say=console.say) as session:
             session.prepare(self.seed)
             startup = time.monotonic() - STARTED
@@ -76,11 +73,13 @@ class Demo:
     def _display(self) -> bool:
         if os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
             return True
-        self.console.say("--view: no display here (neither DISPLAY nor WAYLAND_DISPLAY is set): no window, the film is written")
+        self.console.say(
+            "--view: no display here (neither DISPLAY nor WAYLAND_DISPLAY is set): no window, the film is written"
+        )
         return False
 
     def _caption(self, result: TrialResult) -> str:
-        return f"\"{self.instruction}\"  ->  {result.verdict.placed or 'nothing'} in the tray"
+        return f'"{self.instruction}"  ->  {result.verdict.placed or "nothing"} in the tray'
 
     def _report(self, result: TrialResult, target: str, startup: float, digest: str, folder: Path) -> dict[str, Any]:
         return {

@@ -86,7 +86,9 @@ class Evaluation:
         for heading in ("instruction", "trials", "successes", "wrong cube", "95 % interval"):
             table.add_column(heading, justify="left" if heading == "instruction" else "right")
         for label, row in report["per_instruction"].items():
-            table.add_row(label, str(row["trials"]), str(row["successes"]), str(row["wrong_object"]), _percent(row["ci95"]))
+            table.add_row(
+                label, str(row["trials"]), str(row["successes"]), str(row["wrong_object"]), _percent(row["ci95"])
+            )
         self.console.rich.print(table)
         self.console.say(
             f"success: {report['successes']} of {report['trials']} = {report['success_rate']:.1%}, 95 % interval "
@@ -97,7 +99,9 @@ class Evaluation:
 
 def _outcome(trial: Trial, result: TrialResult) -> Outcome:
     verdict, task = result.verdict, result.task
-    return Outcome(trial, verdict.success, verdict.wrong_object, verdict.placed, task.outcome, task.message, task.duration)
+    return Outcome(
+        trial, verdict.success, verdict.wrong_object, verdict.placed, task.outcome, task.message, task.duration
+    )
 
 
 def _percent(bounds: list[float]) -> str:
@@ -124,7 +128,9 @@ class _Bar:
         self._progress.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._progress.__exit__(kind, error, trace)
 
     def show(self, outcomes: list[Outcome]) -> None:

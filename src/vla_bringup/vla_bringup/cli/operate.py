@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from vla_contract.errors import ConfigError, unknown
-from vla_contract.robot import load_robot
-
 from vla_bringup.cli.console import FAILED, NOT_READY, OK, Console, reported
 from vla_bringup.files import find, run_folder
+from vla_contract.errors import ConfigError, unknown
+from vla_contract.robot import load_robot
 
 WORDS = ("robot", "policy", "safety")
 ANSWER_TIMEOUT = 5.0  # s
@@ -29,7 +28,7 @@ def run_system(words: list[str], out: Path | None, domain: int | None, console: 
     environment = {} if domain is None else {"ROS_DOMAIN_ID": str(domain)}
     console.say(f"starting {', '.join(spec.name for spec in system)}; logs: {logs}; Ctrl-C ends it")
     with Runner(system, logs, environment) as runner:
-        console.say("up. Next: ./vla status, ./vla arm, ./vla instruct \"…\"; ./vla estop stops")
+        console.say('up. Next: ./vla status, ./vla arm, ./vla instruct "…"; ./vla estop stops')
         runner.wait()
 
 
@@ -118,7 +117,11 @@ def _safety(operator: Any) -> dict[str, Any] | None:
         return None
     keys = ("reason", "speed_scale", "joint_margin", "zone_clearance", "self_clearance", "tracking_error")
     counts = ("accepted", "slowed", "trimmed", "refused", "stopped")
-    return {"mode": operator.mode, **{k: getattr(state, k) for k in keys}, "decisions": {k: getattr(state, k) for k in counts}}
+    return {
+        "mode": operator.mode,
+        **{k: getattr(state, k) for k in keys},
+        "decisions": {k: getattr(state, k) for k in counts},
+    }
 
 
 def _policy(operator: Any) -> dict[str, Any] | None:

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from vla_contract.robot import Robot
-
 from vla_bringup.cli.console import Console
 from vla_bringup.episode import Episode
 from vla_bringup.film import Film, contact_sheet
+from vla_contract.robot import Robot
 
 
 def film_episode(
@@ -23,7 +22,12 @@ def film_episode(
     film = Film(robot, episode, caption)
     video = folder / f"{name}.mp4"
     sheet = folder / ("contact_sheet.png" if name == "demo" else f"{name}.png")
-    columns = (TextColumn("drawing the film"), BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeRemainingColumn())
+    columns = (
+        TextColumn("drawing the film"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TimeRemainingColumn(),
+    )
     try:
         with Progress(*columns, console=console.rich, transient=True, disable=not console.live) as progress:
             bar = progress.add_task("film", total=len(film))

@@ -62,6 +62,9 @@ Load = Callable[[Path, Robot, Mapping[str, Any]], Backend]
 BUILT_IN = {
     "flow": "vla_policy_node.backends.flow:load",
     "replay": "vla_policy_node.backends.replay:load",
+    "openpi": "vla_policy_node.backends.openpi:load",
+    "gr00t": "vla_policy_node.backends.gr00t:load",
+    "openvla_rest": "vla_policy_node.backends.openvla_rest:load",
 }
 
 
@@ -91,7 +94,7 @@ def load_backend(location: str, checkpoint: Path, robot: Robot, options: Mapping
         load: Load = getattr(import_module(module_name), function)
     except ImportError as error:
         raise ConfigError(
-            f"backend '{location}' cannot be imported: {error}; install it into the interpreter that the policy file names"
+            f"backend '{location}' cannot be imported: {error}; install it into the policy file's interpreter"
         ) from error
     except AttributeError as error:
         raise ConfigError(f"backend '{location}': module '{module_name}' has no function '{function}'") from error

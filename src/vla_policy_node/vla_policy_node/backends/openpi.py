@@ -8,6 +8,7 @@ import logging
 import socket
 import struct
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -83,12 +84,13 @@ class OpenpiLink:
         self._options, self._expected = options, expected
         key = options.api_key()
         self._headers = {"Authorization": f"Api-Key {key}"} if key else {}
+        self._held = ExitStack()
         self._socket: ClientConnection | None = None
 
     def open(self) -> None:
         """Connects and reads the server's metadata."""
         try:
-            self._socket = connect(
+            dialled = connect(
                 self.address,
                 compression=None,  # the server refuses it, and images do not get smaller by it
                 max_size=LONGEST_MESSAGE,
@@ -98,6 +100,7 @@ class OpenpiLink:
                 ping_interval=None,  # openpi's server answers no ping while it infers: our time-outs judge instead
                 proxy=None,
             )
+            self._socket = self._held.enter_context(dialled)
             self._limit_sending(self._options.timeout)
             greeting = self._socket.recv(timeout=self._options.connect_timeout)
         except InvalidStatus as error:
@@ -148,9 +151,8 @@ class OpenpiLink:
 
     def close(self) -> None:
         """Hangs up."""
-        connection, self._socket = self._socket, None
-        if connection is not None:
-            connection.close()
+        self._socket = None
+        self._held.close()
 
 
 def _bracketed(host: str) -> str:

@@ -6,7 +6,6 @@ rests meanwhile, and the first observation after the server is back goes through
 """
 
 import logging
-import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -39,7 +38,7 @@ class RemoteOptions(BaseModel):
     Attributes:
         host, port: of the server. Loopback unless the file names another host.
         name: of the policy, for people and records.
-        api_key_env: environment variable that holds the key for the server; empty: none is sent.
+        api_key_file: absolute path (or `~/…`) of a file that holds the key for the server; empty: none is sent.
         connect_timeout, timeout: s for a connection and for an answer.
         first_timeout: s for the first answer on a new connection: servers compile then.
         shortest_retry, longest_retry: s between attempts to connect; doubled from one to the next.
@@ -54,7 +53,7 @@ class RemoteOptions(BaseModel):
     host: str = LOOPBACK
     port: Annotated[int, Field(gt=0, le=65535)]
     name: str = "remote"
-    api_key_env: str = ""
+    api_key_file: str = ""
     connect_timeout: Seconds = 2.0
     timeout: Seconds = 2.0
     first_timeout: Seconds = 60.0
@@ -69,16 +68,17 @@ class RemoteOptions(BaseModel):
         """The key for the server; empty: none.
 
         Raises:
-            ConfigError: when the variable that should hold it is not set.
+            ConfigError: when the file cannot be read, or holds something else than one line.
         """
-        if not self.api_key_env:
+        if not self.api_key_file:
             return ""
-        key = os.environ.get(self.api_key_env, "")
-        if not key:
-            raise ConfigError(
-                f"api_key_env: environment variable '{self.api_key_env}' is not set; "
-                "set it in the policy file's `environment`, or drop the option"
-            )
+        path = Path(self.api_key_file).expanduser()
+        try:
+            key = path.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"api_key_file: '{path}' cannot be read: {error}") from error
+        if not path.is_absolute() or not key.isprintable() or not key:
+            raise ConfigError(f"api_key_file: '{path}' must be an absolute path of a file with one line, the key")
         return key
 
 
@@ -139,8 +139,11 @@ class Connection:
         self._cause = ""
         self._since = 0.0
 
-    def ask(self, request: Any) -> Any:
+    def ask(self, request: Any, infers: bool = True) -> Any:
         """The server's answer.
+
+        Args:
+            infers: the server's model runs for it; only such an answer shows that the model is warm.
 
         Raises:
             InferenceError: when there is none; says why and when the next attempt is made.
@@ -149,7 +152,7 @@ class Connection:
         if not self._open:
             self._connect()
         try:
-            return self._exchange(request)
+            return self._exchange(request, infers)
         except LinkError as error:
             if not (error.closed and used):
                 raise self._lost(error) from error
@@ -158,7 +161,7 @@ class Connection:
         self._open = False
         self._connect()
         try:
-            return self._exchange(request)
+            return self._exchange(request, infers)
         except LinkError as error:
             raise self._lost(error) from error
 
@@ -184,10 +187,10 @@ class Connection:
             _log.info("%s is back after %.1f s", self.link.address, self._clock() - self._since)
         self._open, self._answered = True, False
 
-    def _exchange(self, request: Any) -> Any:
+    def _exchange(self, request: Any, infers: bool) -> Any:
         timeout = self._options.timeout if self._answered else max(self._options.first_timeout, self._options.timeout)
         answer = self.link.exchange(request, timeout)
-        self._answered = True
+        self._answered |= infers
         self._pause, self._cause = self._options.shortest_retry, ""
         return answer
 

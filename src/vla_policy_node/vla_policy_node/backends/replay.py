@@ -1,7 +1,8 @@
 """Plays a recorded joint motion: for a robot's first steps under the filter, and for tests without a model.
 
-The checkpoint is a file: `.npz` with arrays `joint_names` (n,), `times` (K,) s and `positions` (K, n), or `.yaml` with the
-same keys. The motion starts where the robot is: a straight lead-in goes to the first point at no more than `lead_in` rad/s.
+The checkpoint is a file: `.npz` with arrays `joint_names` (n,), `times` (K,) s and `positions` (K, n), or `.yaml` with
+the same keys. The motion starts where the robot is: a straight lead-in goes to the first point at no more than
+`lead_in` rad/s.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError, ConfigError, unknown
 from vla_contract.interpolation import Trajectory
@@ -94,7 +96,9 @@ class ReplayBackend:
         self.metadata = PolicyMetadata(
             name=f"replay:{name}",
             digest=digest,
-            cameras={c: CameraInput(height=robot.cameras[c].height, width=robot.cameras[c].width) for c in options.cameras},
+            cameras={
+                c: CameraInput(height=robot.cameras[c].height, width=robot.cameras[c].width) for c in options.cameras
+            },
             joints=robot.joints,
             state=("joint_position[rad|m]",) * n,
             action_space="joint_position",

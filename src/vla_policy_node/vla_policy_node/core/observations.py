@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vla_contract.errors import VlaError, unknown
 
 Array = NDArray[np.float64]
@@ -55,7 +56,7 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class Paired(Generic[T]):
-    """One instant: `stamp_ns` is that of its newest image; joint state interpolated there, (n,) rad or m, rad/s or m/s."""
+    """One instant: `stamp_ns` is that of its newest image; joint state interpolated there, (n,) rad or m."""
 
     stamp_ns: int
     images: Mapping[str, T]
@@ -129,7 +130,12 @@ class ObservationBuffer(Generic[T]):
         self._image_faults[camera] = problem
 
     def add_joints(
-        self, stamp_ns: int, received_ns: int, names: Sequence[str], positions: Sequence[float], velocities: Sequence[float]
+        self,
+        stamp_ns: int,
+        received_ns: int,
+        names: Sequence[str],
+        positions: Sequence[float],
+        velocities: Sequence[float],
     ) -> None:
         """Takes a joint state; its names may come in any order and hold more joints than ours."""
         if self._states and stamp_ns <= self._states[-1].stamp_ns:
@@ -164,7 +170,9 @@ class ObservationBuffer(Generic[T]):
 
     def _pick(self, columns: NDArray[np.intp], names: Sequence[str], what: str, values: Sequence[float]) -> Array:
         if len(values) != len(names):
-            raise StreamError([f"{JOINTS}: {len(values)} {what} for {len(names)} names; the broadcaster must publish them"])
+            raise StreamError(
+                [f"{JOINTS}: {len(values)} {what} for {len(names)} names; the broadcaster must publish them"]
+            )
         picked = np.asarray(values, dtype=np.float64)[columns]
         if not np.isfinite(picked).all():
             k = int(np.argmax(~np.isfinite(picked)))
@@ -222,7 +230,9 @@ class ObservationBuffer(Generic[T]):
         skew = (stamps[newest] - stamps[oldest]) * _NS
         if skew > self.tolerances.skew:
             raise StreamError(
-                [f"camera {oldest}: {skew:.3f} s behind camera {newest} (> {self.tolerances.skew} s); synchronise the cameras"]
+                [
+                    f"camera {oldest}: {skew:.3f} s behind camera {newest} (> {self.tolerances.skew} s); sync them"
+                ]
             )
         positions, velocities = self._state_at(stamps[newest])
         images = {name: image.image for name, image in chosen.items()}
@@ -268,7 +278,9 @@ class ObservationBuffer(Generic[T]):
     ) -> list[str]:
         age, silence = (now_ns - newest.stamp_ns) * _NS, (watch_ns - newest.received_ns) * _NS
         if age < -self.tolerances.future:
-            return [f"{name}: stamp {-age:.3f} s ahead of the clock (> {self.tolerances.future} s); synchronise the clocks"]
+            return [
+                f"{name}: stamp {-age:.3f} s ahead of the clock (> {self.tolerances.future} s); synchronise the clocks"
+            ]
         if silence > longest:
             return [f"{name}: silent for {silence:.2f} s (> {longest} s)"]
         if age > longest:

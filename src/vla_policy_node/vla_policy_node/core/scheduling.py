@@ -1,9 +1,9 @@
 """When to infer, and how a new chunk continues the plan that is already being executed.
 
 While a chunk plays, the next one is computed. When it comes, the plan is kept up to the splice time (the filter and the
-controller may have taken that part already: the frozen prefix), and from there the motion fades onto the new chunk. Points
-that have passed are dropped. If the robot does not follow the plan (the filter slowed, trimmed or refused it), the new
-plan starts from what the controller really plays.
+controller may have taken that part already: the frozen prefix), and from there the motion fades onto the new chunk.
+Points that have passed are dropped. If the robot does not follow the plan (the filter slowed, trimmed or refused it),
+the new plan starts from what the controller really plays.
 """
 
 from collections import deque
@@ -12,20 +12,20 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError
 from vla_contract.interpolation import Samples, Trajectory
 from vla_contract.limits import JointLimits
-
 from vla_policy_node.core.smoothing import follow_setpoint, smooth
-from vla_policy_node.core.splicing import Bounds, approach, join, portion, rest_at, state_at
+from vla_policy_node.core.splicing import APART, Bounds, approach, join, portion, rest_at, snap, state_at
 
 Array = NDArray[np.float64]
 Base = Literal["plan", "command", "rest"]
 
 _NS = 1e-9
 _HISTORY = 1.0  # s of the past that the plan keeps: an observation is older than the plan's present
-_BLENDS = (1.0, 1.5, 2.0, 3.0, 4.0)  # times the shortest
+_BLENDS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # times the shortest
 _STRETCHES = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0)
 _JITTER = 0.005  # s, of camera stamps
 _FINE = 0.01  # s, step of a gripper's motion
@@ -114,8 +114,10 @@ class ChunkScheduler:
         self._low, self._high = limits.min_position + room, limits.max_position - room
         arm = JointLimits(
             tuple(limits.names[k] for k in self._arm),
-            *(getattr(limits, f)[self._arm] for f in ("min_position", "max_position", "max_velocity",
-                                                      "max_acceleration", "max_jerk")),
+            *(
+                getattr(limits, f)[self._arm]
+                for f in ("min_position", "max_position", "max_velocity", "max_acceleration", "max_jerk")
+            ),
         )
         self._bounds = Bounds.share(arm, schedule.limit_share)
         self._plan: Trajectory | None = None
@@ -197,29 +199,31 @@ class ChunkScheduler:
         """
         if self._plan is None:
             self._epoch_ns = chunk.stamp_ns
-        stamp, now = self._seconds(chunk.stamp_ns), self._seconds(now_ns)
+        stamp = self._seconds(chunk.stamp_ns)
+        now = max(self._seconds(now_ns), stamp + APART)
         at = now + self.schedule.margin
-        self._latencies.append(max(0.0, now - stamp))
+        self._latencies.append(now - stamp)
         target, goals, clipped = self._target(chunk, observed, stamp)
         if target.end < at + 2 * self.schedule.step:
             raise ChunkError(
-                f"chunk ends {target.end - stamp:.2f} s after its observation, its splice is {at - stamp:.2f} s after it: "
+                f"chunk ends {target.end - stamp:.2f} s after its observation, the splice is at {at - stamp:.2f} s: "
                 "inference takes longer than the horizon; use a longer horizon or a faster model"
             )
         base, kind = self._base(now, at, reality)
-        at = max(at, base.start)
+        start, at = snap(base, max(now, base.start)), snap(base, max(at, base.start))
         state = state_at(base, at)
         tail, blend, stretch, excess = self._fit(state, target, at)
         if self._gripper is not None:
             self._move_gripper(tail, state, goals, at, stretch)
-        start = max(now, base.start)
         head = portion(base, start, at)
         published = join(head, tail)
         before, after = state[0], published.sample(at).positions[0]
         mismatch = np.abs(state_at(target, at)[0] - before)[self._arm]
         self._plan = self._with_history(base, kind, start, published)
         self._starving = False
-        relative = Trajectory(published.times - stamp, published.positions, published.velocities, published.accelerations)
+        relative = Trajectory(
+            published.times - stamp, published.positions, published.velocities, published.accelerations
+        )
         return Splice(
             chunk.with_trajectory(relative),
             kind,
@@ -239,7 +243,7 @@ class ChunkScheduler:
         now = self._seconds(now_ns)
         at = now + self.schedule.margin
         base, kind = self._base(now, at, reality)
-        at = max(at, base.start)
+        start, at = snap(base, max(now, base.start)), snap(base, max(at, base.start))
         state = state_at(base, at)
         if kind == "rest" or np.abs(state[1]).max() < 1e-4:
             return None
@@ -248,28 +252,38 @@ class ChunkScheduler:
             if self._gripper is not None:
                 end[self._gripper] = state[0][self._gripper]
             zero = np.zeros_like(end)
-            ramp = Trajectory([at, at + duration], *(np.stack(pair) for pair in zip(state, (end, zero, zero), strict=True)))
-            tail = Trajectory(*_knots(ramp, np.append(self._grid(at, at + duration - 1e-6), at + duration)))
+            ramp = Trajectory(
+                [at, at + duration], *(np.stack(pair) for pair in zip(state, (end, zero, zero), strict=True))
+            )
+            times, *states = _knots(ramp, np.append(self._grid(at, at + duration - 1e-6), at + duration))
+            states[1][-1] = states[2][-1] = 0.0  # not nearly at rest: at rest
+            tail = Trajectory(times, *states)
             if self._excess(tail) <= 1.0:
                 break
-        published = join(portion(base, max(now, base.start), at), tail)
-        self._plan = self._with_history(base, kind, max(now, base.start), published)
+        published = join(portion(base, start, at), tail)
+        self._plan = self._with_history(base, kind, start, published)
         since = self._seconds(self._observed_ns)
         return Trajectory(published.times - since, published.positions, published.velocities, published.accelerations)
 
     def _seconds(self, ns: int) -> float:
         return (ns - self._epoch_ns) * _NS
 
-    def _target(self, chunk: ActionChunk, observed: Array, stamp: float) -> tuple[Trajectory, Trajectory, tuple[str, ...]]:
+    def _target(
+        self, chunk: ActionChunk, observed: Array, stamp: float
+    ) -> tuple[Trajectory, Trajectory, tuple[str, ...]]:
         """The smooth curve that the chunk asks for, its raw points, and the joints that had to be clipped."""
         if chunk.joint_names != self._limits.names:
             raise ChunkError(f"chunk is for joints {list(chunk.joint_names)}, the robot has {list(self._limits.names)}")
         points, times = chunk.positions, chunk.trajectory.times
         if len(times) < 2 or times[0] <= 0:
-            raise ChunkError(f"chunk has {len(times)} points from {times[0]:.3f} s on; expected >= 2 after its observation")
+            raise ChunkError(
+                f"chunk has {len(times)} points from {times[0]:.3f} s on; expected >= 2 after its observation"
+            )
         inside = np.clip(points, self._low, self._high)
         # A gripper is asked for its very ends; only an arm that asks for more than its range is worth a word.
-        beyond = np.abs(np.clip(points, self._limits.min_position, self._limits.max_position) - points).max(axis=0) > 1e-6
+        beyond = (
+            np.abs(np.clip(points, self._limits.min_position, self._limits.max_position) - points).max(axis=0) > 1e-6
+        )
         clipped = tuple(name for name, out in zip(self._limits.names, beyond, strict=True) if out)
         knots = np.concatenate([[stamp], stamp + times])
         wish = np.concatenate([observed[None], inside])
@@ -292,7 +306,7 @@ class ChunkScheduler:
             still = np.clip(reality.positions, self._limits.min_position, self._limits.max_position)
             return rest_at(still, now, at), "rest"
         if plan is not None:
-            meet = min(max(command.start, plan.start), plan.end)
+            meet = max(command.start, now)
             gap = np.abs(plan.sample(meet).positions - command.sample(meet).positions).max()
             if gap <= self.schedule.followed:
                 return plan, "plan"
@@ -340,12 +354,15 @@ class ChunkScheduler:
         return best
 
     def _excess(self, curve: Trajectory) -> float:
-        arm = (values[:, self._arm] for values in (curve.positions, curve.velocities, curve.accelerations)
-               if values is not None)
+        arm = (
+            values[:, self._arm]
+            for values in (curve.positions, curve.velocities, curve.accelerations)
+            if values is not None
+        )
         return self._bounds.excess(Trajectory(curve.times, *arm))
 
     def _grid(self, start: float, end: float) -> Array:
-        return start + self.schedule.step * np.arange(int((end - start) / self.schedule.step) + 1)
+        return np.asarray(start + self.schedule.step * np.arange(int((end - start) / self.schedule.step) + 1))
 
     def _move_gripper(
         self, tail: Trajectory, state: tuple[Array, Array, Array], goals: Trajectory, at: float, stretch: float
@@ -358,7 +375,8 @@ class ChunkScheduler:
         due = np.searchsorted(goals.times, at + (instants - at) / stretch + 1e-9, side="left")
         wanted = goals.positions[np.minimum(due, len(goals) - 1), column]
         share = self.schedule.limit_share
-        speed, acceleration = self._limits.max_velocity[column] * share, self._limits.max_acceleration[column] * share / 2
+        speed = float(share * self._limits.max_velocity[column])
+        acceleration = float(share / 2 * self._limits.max_acceleration[column])
         tracks = follow_setpoint(float(state[0][column]), float(state[1][column]), wanted, fine, speed, acceleration)
         for values, track in zip((tail.positions, tail.velocities, tail.accelerations), tracks, strict=True):
             assert values is not None
@@ -368,9 +386,10 @@ class ChunkScheduler:
 
     def _with_history(self, base: Trajectory, kind: Base, start: float, published: Trajectory) -> Trajectory:
         """The plan: what is published, after what was executed before."""
-        if kind != "plan" or base.start >= start:
+        past = base.times[(base.times >= start - _HISTORY) & (base.times < start - 1e-9)]
+        if kind != "plan" or not len(past):
             return published
-        return join(portion(base, max(base.start, start - _HISTORY), start), published)
+        return join(portion(base, float(past[0]), start), published)
 
 
 def _knots(curve: Trajectory, times: Array) -> tuple[Array, Array, Array, Array]:

@@ -1,15 +1,16 @@
 """From the points that a policy wants to a curve that a robot can follow.
 
 A policy's points carry noise of millimetres; twice differentiated over 0.1 s that is more acceleration than a safety
-filter lets pass. Points are drawn toward smoothness just as far as the acceleration demands (Whittaker's smoother: least
-squares with a penalty on third differences), then joined by a natural cubic spline, which has the least acceleration of
-all curves through them.
+filter lets pass. Points are drawn toward smoothness just as far as the acceleration demands (Whittaker's smoother:
+least squares with a penalty on third differences), then joined by a natural cubic spline, which has the least
+acceleration of all curves through them.
 """
 
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
 from vla_contract.interpolation import Trajectory
 
 Array = NDArray[np.float64]
@@ -46,10 +47,10 @@ def smooth(times: ArrayLike, points: ArrayLike, max_acceleration: ArrayLike, sti
 def _operators(times: tuple[float, ...], penalty: float) -> tuple[Array, Array, Array]:
     """(K, K) matrices from points to positions, velocities and accelerations at the knots."""
     t = np.array(times)
-    position = np.linalg.inv(np.eye(len(t)) + penalty * _roughness(t))
+    position: Array = np.linalg.inv(np.eye(len(t)) + penalty * _roughness(t)).astype(np.float64)
     second = _second_derivatives(t)
-    acceleration = second @ position
-    return position, _first_derivatives(t, second) @ position, acceleration
+    acceleration: Array = second @ position
+    return position, np.asarray(_first_derivatives(t, second) @ position), acceleration
 
 
 def _roughness(t: Array) -> Array:
@@ -62,7 +63,7 @@ def _roughness(t: Array) -> Array:
     for order in (1, 2, 3):
         span = (t[order:] - t[:-order]) / (order * step)
         differences = np.diff(differences, axis=0) / span[:, None]
-    return np.asarray(differences.T @ differences)
+    return np.asarray(differences.T @ differences, dtype=np.float64)
 
 
 def _second_derivatives(t: Array) -> Array:
@@ -72,7 +73,7 @@ def _second_derivatives(t: Array) -> Array:
     for k in range(1, size - 1):
         left[k, k - 1 : k + 2] = h[k - 1] / 6, (h[k - 1] + h[k]) / 3, h[k] / 6
         right[k, k - 1 : k + 2] = 1 / h[k - 1], -1 / h[k - 1] - 1 / h[k], 1 / h[k]
-    return np.linalg.solve(left, right)
+    return np.linalg.solve(left, right).astype(np.float64)
 
 
 def _first_derivatives(t: Array, second: Array) -> Array:
@@ -106,7 +107,7 @@ def follow_setpoint(
     for k, goal in enumerate(goals.tolist()):
         away = goal - p
         distance = abs(away)
-        # The speed from which half the acceleration brakes in time; close to the goal a gentle approach without chatter.
+        # The speed from which half the acceleration brakes in time; close to the goal an approach without chatter.
         speed = min(max_velocity, (max_acceleration * distance) ** 0.5, distance / (6 * step))
         wish = (speed if away > 0 else -speed) - v
         a = max(-max_acceleration, min(max_acceleration, wish / step))

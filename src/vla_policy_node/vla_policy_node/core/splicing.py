@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vla_contract.interpolation import Samples, Trajectory
 from vla_contract.limits import JointLimits
 
@@ -28,8 +29,22 @@ class Bounds:
         grid = np.linspace(0.0, 1.0, 5)[:-1]
         times = (curve.times[:-1, None] + np.diff(curve.times)[:, None] * grid).ravel()
         samples = curve.sample(np.append(times, curve.end))
-        pairs = ((samples.velocities, self.velocity), (samples.accelerations, self.acceleration), (samples.jerks, self.jerk))
+        pairs = (
+            (samples.velocities, self.velocity),
+            (samples.accelerations, self.acceleration),
+            (samples.jerks, self.jerk),
+        )
         return max(float((np.abs(values) / bound).max()) for values, bound in pairs)
+
+
+# Stamps on the wire are whole nanoseconds: between knots closer than this, that rounding would look like jerk.
+APART = 2e-3  # s
+
+
+def snap(curve: Trajectory, time: float) -> float:
+    """`time`, or the knot of `curve` that is too close to it for another."""
+    nearest = float(curve.times[np.abs(curve.times - time).argmin()])
+    return nearest if abs(nearest - time) < APART else time
 
 
 def portion(curve: Trajectory, start: float, end: float) -> Trajectory:
@@ -38,7 +53,7 @@ def portion(curve: Trajectory, start: float, end: float) -> Trajectory:
     A quintic segment that is cut at a point of its own stays the same polynomial.
     """
     inner = curve.times[(curve.times > start + 1e-9) & (curve.times < end - 1e-9)]
-    times = np.concatenate([[start], inner, [end]]) if end > start else np.array([start])
+    times = np.concatenate([[start], inner, [end]]) if end > start + 1e-9 else np.array([start])
     states = curve.sample(times)
     return Trajectory(times, states.positions, states.velocities, states.accelerations)
 

@@ -99,7 +99,9 @@ class Task:
         if self._broken:
             return Verdict(Outcome.FAILED, f"the policy's worker is down: {self._broken}")
         if self._failures >= self._rules.failures:
-            return Verdict(Outcome.FAILED, f"{self._failures} inferences in a row failed, the last one: {self._last_failure}")
+            return Verdict(
+                Outcome.FAILED, f"{self._failures} inferences in a row failed, the last one: {self._last_failure}"
+            )
         if self._done >= self._rules.chunks:
             return Verdict(
                 Outcome.SUCCEEDED,
@@ -108,7 +110,7 @@ class Task:
         if self._unarmed_since is not None and (now_ns - self._unarmed_since) * 1e-9 > self._rules.unarmed:
             return Verdict(
                 Outcome.STOPPED,
-                f"the safety filter is {self._mode}: clear the cause, arm the robot (vla arm), then send the task again",
+                f"the safety filter is {self._mode}: clear the cause, arm the robot (vla arm), send the task again",
             )
         if self.duration(now_ns) > self.timeout:
             return Verdict(Outcome.TIMEOUT, f"not done within {self.timeout:g} s, progress {self.progress:.2f}")

@@ -2,7 +2,7 @@
 
     python child.py --socket FD --memory FD --parent PID --package NAME=FOLDER …
 
-It imports the suite's ROS-free packages from the folders that the node names, and nothing else of the node's environment.
+It imports the suite's ROS-free packages from the folders that the node names, and nothing else of its environment.
 """
 
 import argparse
@@ -111,6 +111,7 @@ class _Worker:
     def _warm_up(self, robot: Any) -> None:
         """The first inferences allocate, compile and cache; nobody should wait for that with a robot in motion."""
         import numpy as np
+
         from vla_contract.errors import InferenceError
         from vla_contract.observation import Observation
 
@@ -130,6 +131,7 @@ class _Worker:
 
     def _infer(self, request: dict[str, Any]) -> dict[str, Any]:
         import numpy as np
+
         from vla_contract.observation import Observation
 
         images = {}

@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
+
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError, ConfigError, InferenceError, VlaError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata
-
 from vla_policy_node.worker import wire
 
 # Everything else of the node's environment, ROS's above all, stays out of the worker.
@@ -119,7 +119,9 @@ class Worker:
         on_event: called on the worker's thread.
     """
 
-    def __init__(self, spec: WorkerSpec, image_shapes: Mapping[str, tuple[int, int]], on_event: Callable[[Event], None]):
+    def __init__(
+        self, spec: WorkerSpec, image_shapes: Mapping[str, tuple[int, int]], on_event: Callable[[Event], None]
+    ):
         self.spec = spec
         self.restarts = 0
         self._on_event = on_event
@@ -135,7 +137,7 @@ class Worker:
         self._requests: deque[dict[str, Any]] = deque()
         self._sequence = 0
         self._busy = False
-        self._closing = False
+        self._closed = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
 
@@ -181,7 +183,7 @@ class Worker:
 
     def close(self) -> None:
         """Ends process and thread."""
-        self._closing = True
+        self._closed.set()
         os.eventfd_write(self._wake, 1)
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
@@ -206,7 +208,7 @@ class Worker:
 
     def _run(self) -> None:
         failures = 0
-        while not self._closing:
+        while not self._closed.is_set():
             try:
                 connection = self._spawn()
                 with connection:
@@ -214,10 +216,11 @@ class Worker:
                     self._requests.clear()
                     self._busy = False
                     self._on_event(self._load(connection))
-                    while not self._closing:
+                    while not self._closed.is_set():
                         failures *= not self._serve(connection)
                 return
             except Exception as error:
+                # Nothing may end this thread without a word, a mistake of ours least of all.
                 failures += 1
                 expected = isinstance(error, VlaError | OSError) and not isinstance(error, ConfigError)
                 last = not expected or failures > self.spec.restarts
@@ -226,7 +229,7 @@ class Worker:
                 self._end()
                 self._requests.clear()
                 self._busy = False
-                if self._closing:
+                if self._closed.is_set():
                     return
                 self._on_event(Down(reason, None if last else wait))
                 if last:
@@ -239,7 +242,9 @@ class Worker:
     def _spawn(self) -> socket.socket:
         interpreter = self.spec.interpreter or sys.executable
         if shutil.which(interpreter) is None:
-            raise ConfigError(f"interpreter '{interpreter}' does not exist or is not executable; correct the policy file")
+            raise ConfigError(
+                f"interpreter '{interpreter}' does not exist or is not executable; correct the policy file"
+            )
         ours, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
         if not self.spec.interpreter:
@@ -287,15 +292,15 @@ class Worker:
 
     def _serve(self, connection: socket.socket) -> bool:
         """One request, or news from the process. True: it gave an answer."""
-        ready, _, _ = select.select([connection, self._wake], [], [])
-        if connection in ready:
+        waited: list[Any] = [connection, self._wake]
+        if connection in select.select(waited, [], [])[0]:
             self._answer(connection, -1, 0.1, "waiting")  # nothing was asked: it can only have ended
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
             return False
         answered = False
-        while self._requests and not self._closing:
+        while self._requests and not self._closed.is_set():
             request = self._requests.popleft()
             wire.send(connection, request)
             answer = self._answer(connection, request["id"], self.spec.inference_timeout, "inference")
@@ -312,8 +317,8 @@ class Worker:
         while True:
             left = deadline - time.monotonic()
             # Half a second at a time, so that `close` is not kept waiting by a model that hangs.
-            ready, _, _ = select.select([connection], [], [], max(0.0, min(left, 0.5)))
-            if self._closing:
+            ready = bool(select.select([connection], [], [], max(0.0, min(left, 0.5)))[0])
+            if self._closed.is_set():
                 raise _Failure("closing")
             if ready:
                 answer = wire.receive(connection)
@@ -355,7 +360,7 @@ class Worker:
 
     def _sleep(self, duration: float) -> None:
         deadline = time.monotonic() + duration
-        while not self._closing and (left := deadline - time.monotonic()) > 0:
+        while not self._closed.is_set() and (left := deadline - time.monotonic()) > 0:
             select.select([self._wake], [], [], left)
             try:
                 os.eventfd_read(self._wake)

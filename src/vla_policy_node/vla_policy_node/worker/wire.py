@@ -9,6 +9,7 @@ from typing import Any
 
 import msgpack
 import numpy as np
+
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import VlaError
 from vla_contract.interpolation import Trajectory

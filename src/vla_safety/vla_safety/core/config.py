@@ -4,12 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
 from vla_contract.errors import ConfigError, unknown
 from vla_contract.robot import Positive, Robot, describe_errors, read_yaml
-
 from vla_safety.core.zones import ZoneSpec
 
 Fraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+CONSERVATIVE_FORCE = 50.0  # N
 
 
 class _Strict(BaseModel):
@@ -35,7 +39,9 @@ class Cycle(_Strict):
     @model_validator(mode="after")
     def _overlap(self) -> "Cycle":
         if self.segment <= self.period:
-            raise ValueError(f"segment {self.segment} s must be longer than period {self.period} s, or each cycle stops")
+            raise ValueError(
+                f"segment {self.segment} s must be longer than period {self.period} s, or each cycle stops"
+            )
         return self
 
 
@@ -69,6 +75,8 @@ class Watchdogs(_Strict):
         tracking_tolerance: rad, between measured and commanded positions.
         joint_tracking_tolerance: for joints of its own, rad or m (a gripper that holds an object never arrives).
         rest_velocity: rad/s or m/s; below it a joint counts as at rest.
+        stop_grace: after the end of a stop, until the robot must rest.
+        estop_heartbeat: longest silence of the hardware e-stop's topic; 0: there is no such device.
         clock_tolerance: by which the clock may deviate from the steady clock from one cycle to the next.
     """
 
@@ -80,19 +88,48 @@ class Watchdogs(_Strict):
     joint_tracking_tolerance: dict[str, Positive] = {}
     rest_velocity: Positive = 0.02
     clock_tolerance: Positive = 0.25
+    stop_grace: Positive = 0.5
+    estop_heartbeat: NotNegative = 0.0
+
+
+class ContactLimits(_Strict):
+    """When a touch stops the robot. N, Nm and s; `samples` in a row above a limit are a touch.
+
+    Attributes:
+        source: where the limits come from. Without one only the conservative default of 50 N (class I of ISO
+            10218-1:2025) or less is taken.
+        timeout: since the newest usable wrench.
+    """
+
+    max_force: Positive
+    max_torque: Positive
+    source: str = ""
+    timeout: Positive = 0.1
+    samples: Annotated[int, Field(ge=1, le=2)] = 2
+
+    @model_validator(mode="after")
+    def _sourced(self) -> "ContactLimits":
+        if not self.source and self.max_force > CONSERVATIVE_FORCE:
+            raise ValueError(
+                f"max_force {self.max_force} N is above {CONSERVATIVE_FORCE} N; name its source and edition in `source`"
+            )
+        return self
 
 
 class SafetyConfig(_Strict):
     """The safety file.
 
     Attributes:
-        margin: m, that every link keeps from every zone.
+        margin: m, that every link keeps from every zone; self_margin: m, that links keep from each other.
+        contact: limits of the force sensor; None: it is not used.
         position_slack: rad or m, by which a measured position may exceed a limit when the robot is armed.
     """
 
     margin: Positive
+    self_margin: Positive
     zones: tuple[ZoneSpec, ...]
     position_slack: Positive = 0.002
+    contact: ContactLimits | None = None
     cycle: Cycle = Cycle()
     proposals: Proposals = Proposals()
     watchdogs: Watchdogs = Watchdogs()

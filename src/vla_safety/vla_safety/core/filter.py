@@ -8,80 +8,49 @@ lies on a verified curve from which a verified stop follows.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from vla_safety.core.config import SafetyConfig
 from vla_safety.core.findings import Decision, Finding, Verdict
+from vla_safety.core.latch import Memory
 from vla_safety.core.modes import ENABLED, Event, Mode, transition
-from vla_safety.core.motion import Array, Motion, Timeline, nanoseconds, rest, seconds
-from vla_safety.core.splicing import GAP_NS, Splice, complete, splice
-from vla_safety.core.stopping import stop
+from vla_safety.core.motion import Array, Motion, State, Timeline, nanoseconds, rest, seconds
+from vla_safety.core.planning import longest_prefix, next_message, soonest_stop
+from vla_safety.core.records import Answer, Output, Plan, Status
+from vla_safety.core.splicing import complete, splice
+from vla_safety.core.supervision import Supervisor
 from vla_safety.core.validation import OVERRIDE, POLICY, Form, Proposal, validate
 from vla_safety.core.verification import Verifier
-from vla_safety.core.watchdogs import Instant, StateMonitor
+from vla_safety.core.watchdogs import Instant
 
 _SETTLE = 0.3  # s that the controller is given to come from where it is to where the robot was measured at arming
-_TRIM_ATTEMPTS = 12
-_SEGMENT_SHARES = (1.0, 0.5, 0.25)  # of the segment, tried until one verifies with its stop
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a person gets who asks for a change of mode."""
-
-    success: bool
-    message: str
-
-
-@dataclass(frozen=True)
-class Status:
-    """A picture of the filter; lengths in m, angles in rad."""
-
-    mode: Mode
-    finding: Finding | None
-    speed_scale: float
-    joint_margin: float
-    zone_clearance: float
-    tracking_error: float
-    counts: tuple[int, ...]
-
-
-@dataclass
-class _Plan:
-    """What is being played, message by message.
-
-    `followed` ns: up to there the committed motion is this plan; from there on it is a stop. `ends_short`: why the plan
-    is not the whole proposal; `blocked`: why the last attempt to extend it failed.
-    """
-
-    motion: Motion
-    source: str
-    sequence: int
-    scale: float
-    followed: int
-    ends_short: Finding | None
-    blocked: Finding | None = None
-
-
-@dataclass
-class Output:
-    """What is to be published, in order."""
-
-    motions: list[Motion] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)
 
 
 class SafetyFilter:
     """Composes the checks. All calls come from one thread; none raises for any input.
 
     Args:
-        joints: (n,) names, in the order of the robot file; `gripper` is the one that no angle margin is taken of.
         base_frame: that proposals may name.
+        gripper: joint that no angle margin is taken of.
+        memory: where a latched e-stop survives a restart; None: it does not.
+        shadow: judges every proposal as if the robot could be led on to it from where it was measured, but commands
+            nothing: something else moves the robot.
+
+    Attributes:
+        escalated: a stop did not arrive; what is behind the controller must stop the robot.
     """
 
-    def __init__(self, config: SafetyConfig, verifier: Verifier, base_frame: str, gripper: str | None = None):
+    def __init__(
+        self,
+        config: SafetyConfig,
+        verifier: Verifier,
+        base_frame: str,
+        gripper: str | None = None,
+        memory: Memory | None = None,
+        shadow: bool = False,
+    ):
         self.config = config
         self.verifier = verifier
         limits = verifier.limits
@@ -96,18 +65,25 @@ class SafetyFilter:
             proposals.max_stamp_age,
             proposals.max_stamp_lead,
         )
-        self.monitor = StateMonitor(limits.names, config.watchdogs)
+        self.supervisor = Supervisor(config, verifier)
+        self.monitor = self.supervisor.monitor
+        self._memory = memory
+        self.shadow = shadow
         self.mode = Mode.DISARMED
         self.finding: Finding | None = None
+        self.escalated = False
+        remembered = None if memory is None else memory.recall()
+        if remembered is not None:
+            self._enter(Event.ESTOP, remembered)
         self.speed_cap = 1.0
         self._timeline = Timeline()
-        self._plan: _Plan | None = None
+        self._plan: Plan | None = None
         self._heard: dict[str, int] = {}
         self._refused: Finding | None = None
         self._counts = [0] * len(Verdict)
-        self._clock: Instant | None = None
         self._output = Output()
         self._lead = nanoseconds(config.cycle.lead)
+        self._fraction = config.cycle.stop_fraction
         self._segment = nanoseconds(config.cycle.segment)
 
     # ---------------------------------------------------------------- inputs
@@ -155,12 +131,22 @@ class SafetyFilter:
         except Exception as error:
             self._fail(now, error)
 
+    def report(self, cause: str, finding: Finding | None, now: Instant) -> None:
+        """What a device or a monitor says: a finding stops and latches, None takes back what `cause` said before."""
+        if finding is None:
+            self.supervisor.causes.pop(cause, None)
+            return
+        known = self.supervisor.causes.get(cause)
+        self.supervisor.causes[cause] = finding
+        if known is None or self.mode != Mode.ESTOP:
+            self._halt(now, Event.ESTOP, finding)
+
     def _fail(self, now: Instant, error: Exception) -> None:
-        """A check erred: nothing can be trusted but the stop that is committed. It plays out, and the e-stop latches."""
+        """A check erred: nothing can be trusted but the committed stop. It plays out, and the e-stop latches."""
         plan, self._plan = self._plan, None
         finding = Finding("internal", repr(error)[:200])
         moving = self.mode in ENABLED
-        self._enter(Event.ESTOP, finding)
+        self._latch(finding)
         if moving:
             source, sequence = (plan.source, plan.sequence) if plan is not None else (POLICY, 0)
             self._decide(Decision(Verdict.STOPPED, source, sequence, finding, stamp_ns=now.clock_ns))
@@ -170,13 +156,13 @@ class SafetyFilter:
     def arm(self, now: Instant) -> Answer:
         """Takes the robot where it stands, if every input is fresh and the robot is safe and at rest."""
         if transition(self.mode, Event.ARM) is None:
-            return Answer(False, f"not from mode {self.mode.name}; " + ("reset first" if self.mode == Mode.ESTOP else ""))
+            return Answer(
+                False, f"not from mode {self.mode.name}; " + ("reset first" if self.mode == Mode.ESTOP else "")
+            )
         if self.mode != Mode.DISARMED:
             self._enter(Event.ARM, None)
             return Answer(True, "armed already")
-        finding = self.monitor.check(now)
-        if finding is None:
-            finding = self.monitor.at_rest()
+        finding = self.supervisor.blocked(now)
         if finding is not None:
             return Answer(False, f"{finding.sentence}; {finding.remedy}")
         measured = self.monitor.newest
@@ -192,7 +178,8 @@ class SafetyFilter:
         self._timeline.clear()
         self._plan = None
         self._heard.clear()
-        self._clock = now
+        self.supervisor.restart(now)
+        self.escalated = False
         self._commit(now, motion)
         self._enter(Event.ARM, None)
         return Answer(True, "armed")
@@ -214,11 +201,11 @@ class SafetyFilter:
         """Leaves a latched e-stop, if its cause is gone and the robot rests. Never moves: arm afterwards."""
         if transition(self.mode, Event.RESET) is None:
             return Answer(True, f"nothing to reset in mode {self.mode.name}")
-        finding = self.monitor.check(now)
-        if finding is None:
-            finding = self.monitor.at_rest()
+        finding = self.supervisor.blocked(now)
         if finding is not None:
             return Answer(False, f"{finding.sentence}; {finding.remedy}")
+        if self._memory is not None and not self._memory.forget():
+            return Answer(False, "the latched e-stop cannot be removed from disk; check its folder, then reset again")
         self._timeline.clear()
         self._plan = None
         self._enter(Event.RESET, None)
@@ -236,6 +223,8 @@ class SafetyFilter:
         chunk = validate(proposal, self._form)
         if isinstance(chunk, Finding):
             return refuse(chunk)
+        if self.shadow:
+            self._follow_measured(now)
         committed = self._timeline.current
         assert committed is not None
         limits = self.verifier.limits
@@ -245,14 +234,12 @@ class SafetyFilter:
         )
         if isinstance(spliced, Finding):
             return refuse(spliced)
-        motion, trimmed = self._longest_prefix(spliced)
+        motion, trimmed = longest_prefix(spliced, self.verifier, self._fraction)
         if motion is None:
             assert trimmed is not None
             return refuse(trimmed)
         previous, mode = self._plan, self.mode
-        self._plan = _Plan(
-            motion, proposal.source, proposal.sequence, spliced.scale, spliced.splice_ns, trimmed
-        )
+        self._plan = Plan(motion, proposal.source, proposal.sequence, spliced.scale, spliced.splice_ns, trimmed)
         blocked = self._extend(now)
         if blocked is not None:
             self._plan = previous
@@ -283,29 +270,6 @@ class SafetyFilter:
             return Finding("authority", proposal.source[:80])
         return self.monitor.check(now)
 
-    def _longest_prefix(self, spliced: Splice) -> tuple[Motion | None, Finding | None]:
-        """The longest part of a plan, to one of its knots, that verifies together with its stop; what ended it."""
-        motion = spliced.motion
-        whole = motion.then(self._stop_from(motion))
-        report = self.verifier.verify(whole)
-        if report.safe:
-            return motion, None
-        first = int(np.searchsorted(motion.times, spliced.splice_ns, side="right"))
-        last = int(np.searchsorted(motion.times, report.safe_until, side="right")) - 1
-        last = min(last, len(motion) - 1)
-        if last < first:
-            return None, report.finding
-        for k in np.unique(np.linspace(last, first, _TRIM_ATTEMPTS).round().astype(int))[::-1]:
-            prefix = motion.knots(0, int(k))
-            if self.verifier.verify(self._stop_from(prefix)).safe:
-                return prefix, report.finding
-        return None, report.finding
-
-    def _stop_from(self, motion: Motion) -> Motion:
-        return stop(
-            motion.knot(len(motion) - 1), motion.end, self.verifier.limits, self.config.cycle.stop_fraction
-        )
-
     # ---------------------------------------------------------------- the cycle
 
     def _extend(self, now: Instant) -> Finding | None:
@@ -318,32 +282,17 @@ class SafetyFilter:
             self._plan = None
             self._trouble(plan, now, plan.blocked or late)
             return late
-        plan.blocked = None
-        for share in _SEGMENT_SHARES:
-            end = self._segment_end(plan, splice_ns + round(self._segment * share))
-            if end <= plan.followed:
-                break
-            segment = plan.motion.since(now.clock_ns).until(end)
-            candidate = segment.then(self._stop_from(segment))
-            report = self.verifier.verify(candidate)
-            if report.finding is None:
-                self._commit(now, candidate)
-                plan.followed = end
-                return None
-            plan.blocked = plan.blocked or report.finding
-        if now.clock_ns >= plan.motion.end:
+        message, followed, plan.blocked = next_message(
+            plan.motion, plan.followed, now.clock_ns, splice_ns, self._segment, self.verifier, self._fraction
+        )
+        if message is not None:
+            self._commit(now, message)
+            plan.followed = followed
+        elif now.clock_ns >= plan.motion.end:
             self._finish(plan, now)
         return plan.blocked
 
-    def _segment_end(self, plan: _Plan, wanted: int) -> int:
-        """The end of the next segment, not so close behind a knot that rounding would turn into jerk."""
-        times = plan.motion.times
-        if wanted >= plan.motion.end:
-            return plan.motion.end
-        k = int(np.searchsorted(times, wanted, side="right")) - 1
-        return int(times[k]) if wanted - int(times[k]) < GAP_NS else wanted
-
-    def _finish(self, plan: _Plan, now: Instant) -> None:
+    def _finish(self, plan: Plan, now: Instant) -> None:
         """The plan was played to its end."""
         self._plan = None
         if plan.ends_short is None and plan.motion.knot(len(plan.motion) - 1).at_rest:
@@ -352,29 +301,32 @@ class SafetyFilter:
         finding = plan.ends_short or self._refused or Finding("chunk_timeout", plan.source, silence)
         self._trouble(plan, now, finding)
 
-    def _trouble(self, plan: _Plan, now: Instant, finding: Finding) -> None:
+    def _trouble(self, plan: Plan, now: Instant, finding: Finding) -> None:
         self._enter(Event.TROUBLE, finding)
-        self._decide(
-            Decision(Verdict.STOPPED, plan.source, plan.sequence, finding, stamp_ns=now.clock_ns)
-        )
+        self._decide(Decision(Verdict.STOPPED, plan.source, plan.sequence, finding, stamp_ns=now.clock_ns))
 
     # ---------------------------------------------------------------- supervision
 
     def _supervise(self, now: Instant) -> None:
-        clock = self._check_clock(now)
-        if clock is not None:
+        jump, jumped = self.supervisor.check_clock(now)
+        if jumped is not None:
+            # The controller's clock jumped as well: what is committed goes on from where it was, on the new clock.
+            self._timeline.shift(jump)
             self.monitor.forget()
-        if self.mode not in ENABLED:
+            self._halt(now, Event.ESTOP, jumped)
             return
-        if clock is not None:
-            self._halt(now, Event.ESTOP, clock)
+        failed = None if self.shadow else self.supervisor.check_stop(now, self._timeline)
+        if failed is not None:
+            self.escalated = True
+            self._latch(failed)
+        if self.mode not in ENABLED:
             return
         stale = self.monitor.check(now)
         if stale is not None:
             if self._plan is not None or self.mode != Mode.HOLD:
                 self._halt(now, Event.TROUBLE, stale)
             return
-        finding = self._check_measured()
+        finding = None if self.shadow else self.supervisor.check_measured(self._timeline)
         if finding is not None:
             self._halt(now, Event.ESTOP, finding)
             return
@@ -384,31 +336,6 @@ class SafetyFilter:
             if not silence <= limit:
                 self._halt(now, Event.OVERRIDE_LOST, Finding("override_lost", OVERRIDE, silence, limit))
 
-    def _check_clock(self, now: Instant) -> Finding | None:
-        """Whether stamps' clock and watch moved alike since the last cycle, and neither went back."""
-        before, self._clock = self._clock, now
-        if before is None:
-            return None
-        moved = now.clock_ns - before.clock_ns
-        jump = seconds(moved - (now.watch_ns - before.watch_ns))
-        limit = self.config.watchdogs.clock_tolerance
-        if moved < 0:
-            jump = seconds(moved)
-        elif abs(jump) <= limit:
-            return None
-        return Finding("clock_jump", "clock", jump, limit)
-
-    def _check_measured(self) -> Finding | None:
-        """Whether the robot is where it was commanded to be, and outside every forbidden volume."""
-        measured = self.monitor.newest
-        assert measured is not None
-        commanded = self._timeline.state(measured.stamp_ns)
-        if commanded is not None:
-            finding = self.monitor.tracking(commanded)[1]
-            if finding is not None:
-                return finding
-        return self.verifier.clearances(measured.position)[1]
-
     def _halt(self, now: Instant, event: Event, finding: Finding) -> None:
         """Commits the stop that can begin soonest; if it does not verify, the one that is committed plays out."""
         target = transition(self.mode, event)
@@ -416,33 +343,44 @@ class SafetyFilter:
             return
         plan, self._plan = self._plan, None
         was = self.mode
-        self._enter(event, finding)
+        if target == Mode.ESTOP:
+            self._latch(finding)
+        else:
+            self._enter(event, finding)
         if was in ENABLED:
-            self._commit(now, self._soonest_stop(now))
+            committed = self._timeline.current
+            assert committed is not None
+            at = now.clock_ns + self._lead
+            motion = soonest_stop(committed, now.clock_ns, at, self.verifier, self._fraction)
+            self._commit(now, motion)
+            self.supervisor.expect_stop(motion.end)
             source = plan.source if plan is not None else POLICY
             sequence = plan.sequence if plan is not None else 0
             self._decide(Decision(Verdict.STOPPED, source, sequence, finding, stamp_ns=now.clock_ns))
 
-    def _soonest_stop(self, now: Instant) -> Motion:
-        """What is committed up to the earliest splice, then a stop; or what is committed, if that stop is not safe."""
-        committed = self._timeline.current
-        assert committed is not None
-        at = max(now.clock_ns + self._lead, committed.start)
-        if at >= committed.end:
-            return Motion.at(at, rest(committed.positions[-1]))
-        ahead = committed.since(now.clock_ns)
-        k = int(np.searchsorted(ahead.times, at, side="right")) - 1
-        if at - int(ahead.times[k]) < GAP_NS:
-            at = int(ahead.times[k])
-        start = ahead.until(at)
-        candidate = start.then(self._stop_from(start))
-        return candidate if self.verifier.verify(candidate).safe else ahead
+    def _follow_measured(self, now: Instant) -> None:
+        """In shadow: the robot is commanded where it was measured, and its plan is forgotten."""
+        measured = self.monitor.newest
+        assert measured is not None
+        state = State(measured.position, measured.velocity, np.zeros_like(measured.position))
+        self._timeline.clear()
+        self._plan = None
+        self._timeline.commit(now.clock_ns, Motion.at(now.clock_ns + self._lead, state))
 
     # ---------------------------------------------------------------- bookkeeping
 
     def _commit(self, now: Instant, motion: Motion) -> None:
         self._timeline.commit(now.clock_ns, motion)
-        self._output.motions.append(motion)
+        if not self.shadow:
+            self._output.motions.append(motion)
+
+    def _latch(self, finding: Finding) -> None:
+        """Enters the e-stop; the first cause is the one that is kept."""
+        if self.mode == Mode.ESTOP:
+            return
+        self._enter(Event.ESTOP, finding)
+        if self._memory is not None:
+            self._memory.keep(finding)
 
     def _enter(self, event: Event, finding: Finding | None) -> None:
         target = transition(self.mode, event)
@@ -467,15 +405,16 @@ class SafetyFilter:
     def status(self) -> Status:
         """A picture for people; computes forward kinematics once."""
         measured = self.monitor.newest
-        margin = clearance = error = float("nan")
+        margin = zone = own = error = float("nan")
         if measured is not None:
             limits = self.verifier.limits
             room: Array = np.minimum(limits.max_position - measured.position, measured.position - limits.min_position)
             margin = float(room[self._angles].min())
-            if len(self.verifier.zones):
-                clearance = self.verifier.clearances(measured.position)[0]
+            zone, own = (
+                x if np.isfinite(x) else float("nan") for x in self.verifier.clearances(measured.position)[0][:2]
+            )
             commanded = self._timeline.state(measured.stamp_ns)
             if commanded is not None and self.mode in ENABLED:
                 error = float(self.monitor.tracking(commanded)[0][self._angles].max())
         scale = self._plan.scale if self._plan is not None else 1.0
-        return Status(self.mode, self.finding, scale, margin, clearance, error, tuple(self._counts))
+        return Status(self.mode, self.finding, scale, margin, zone, own, error, tuple(self._counts))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from vla_contract.errors import ConfigError, unknown
 
+from vla_contract.errors import ConfigError, unknown
 from vla_safety.core.motion import Array
 from vla_safety.core.urdf import Description, Joint, Shape
 
@@ -74,7 +74,8 @@ class RobotModel:
         for joint in description.joints:
             self._add(joint)
         self._collect(description.shapes)
-        self.reach = self._reach(description)
+        self._by_frame = self._frame_reach(description)
+        self.reach = self._by_joint(self._by_frame)
 
     def _add(self, joint: Joint) -> None:
         frame, rotation, translation = self.link_frames[joint.parent]
@@ -117,29 +118,45 @@ class RobotModel:
         self._local: Array = np.concatenate(local)
         of_point = np.repeat(self.body_frames, counts)
         self._groups = [
-            (frame, slice(int(np.argmax(of_point == frame)), int(np.argmax(of_point == frame) + np.sum(of_point == frame))))
+            (
+                frame,
+                slice(int(np.argmax(of_point == frame)), int(np.argmax(of_point == frame) + np.sum(of_point == frame))),
+            )
             for frame in sorted(set(of_point.tolist()))
         ]
 
-    def _reach(self, description: Description) -> Array:
-        """(B, n) m for revolute joints, 1 for prismatic ones."""
+    def _frame_reach(self, description: Description) -> Array:
+        """(B, F) m for revolute joints, 1 for prismatic ones: how fast each moving frame can move each body."""
         travels = {self.joints.index(j.name): j.travel for j in description.joints if j.name in self.joints}
-        reach = np.zeros((len(self.body_links), len(self.joints)))
-        for b, start in enumerate(self.starts):
-            points = self._local[start : start + self.body_sizes[b]]
-            distance = float(np.linalg.norm(points, axis=1).max()) + float(self.body_radii[b])
+        reach = np.zeros((len(self.body_links), len(self._frames)))
+        for b in range(len(self.body_links)):
+            distance = float(np.linalg.norm(self.local_points(b), axis=1).max()) + float(self.body_radii[b])
             frame = int(self.body_frames[b])
             while frame > 0:
                 f = self._frames[frame - 1]
                 gear = abs(f.multiplier)
                 if f.prismatic:
                     distance += travels[f.column] * gear + abs(f.offset)
-                    reach[b, f.column] += gear
-                else:
-                    reach[b, f.column] += gear * distance
+                reach[b, frame - 1] = gear * (1.0 if f.prismatic else distance)
                 distance += float(np.linalg.norm(f.translation))
                 frame = f.parent
         return reach
+
+    def _by_joint(self, by_frame: Array) -> Array:
+        """Sums (…, F) over frames with the same joint, to (…, n)."""
+        result = np.zeros((*by_frame.shape[:-1], len(self.joints)))
+        for index, frame in enumerate(self._frames):
+            result[..., frame.column] += by_frame[..., index]
+        return result
+
+    def relative_reach(self, a: int, b: int) -> Array:
+        """(n,): how fast bodies `a` and `b` can move relative to each other; joints that move both alike are left out."""
+        only_one = (self._by_frame[a] > 0) != (self._by_frame[b] > 0)
+        return self._by_joint(np.where(only_one, self._by_frame[a] + self._by_frame[b], 0.0))
+
+    def local_points(self, body: int) -> Array:
+        """(m, 3) of one body, in its moving frame."""
+        return self._local[self.starts[body] : self.starts[body] + self.body_sizes[body]]
 
     def place(self, q: Array) -> Placement:
         """Bodies at configurations `q` (N, n)."""
@@ -151,17 +168,19 @@ class RobotModel:
             value = q[:, f.column] * f.multiplier + f.offset
             parent = rotations[f.parent]
             if f.prismatic:
-                rotations[index] = parent @ f.rotation
-                shift = f.translation + value[:, None] * (f.rotation @ f.axis)
-                translations[index] = translations[f.parent] + np.einsum("nij,nj->ni", parent, shift)
+                rotations[index] = _times(parent, f.rotation)
+                slide = value[:, None] * (rotations[index] @ f.axis)
+                translations[index] = translations[f.parent] + parent @ f.translation + slide
             else:
                 # Rodrigues: I + sin K + (1 - cos) K^2
-                turn = np.eye(3) + np.sin(value)[:, None, None] * f.cross + (1 - np.cos(value))[:, None, None] * f.cross2
+                turn = (
+                    np.eye(3) + np.sin(value)[:, None, None] * f.cross + (1 - np.cos(value))[:, None, None] * f.cross2
+                )
                 rotations[index] = parent @ (f.rotation @ turn)
                 translations[index] = translations[f.parent] + parent @ f.translation
         points = np.empty((count, len(self._local), 3))
         for frame, part in self._groups:
-            points[:, part] = self._local[part] @ rotations[frame].transpose(0, 2, 1) + translations[frame][:, None]
+            points[:, part] = _transformed(self._local[part], rotations[frame]) + translations[frame][:, None]
         return Placement(points, rotations, translations)
 
     def link_pose(self, link: str, placement: Placement) -> tuple[Array, Array]:
@@ -175,3 +194,28 @@ class RobotModel:
         frame, rotation, translation = self.link_frames[link]
         parent = placement.rotations[frame]
         return parent @ rotation, placement.translations[frame] + parent @ translation
+
+
+def _times(rotations: Array, constant: Array) -> Array:
+    """(N, 3, 3) @ (3, 3), as one product."""
+    return (rotations.reshape(-1, 3) @ constant).reshape(-1, 3, 3)
+
+
+def _transformed(points: Array, rotations: Array) -> Array:
+    """Points (m, 3) turned by (N, 3, 3) -> (N, m, 3), as one product."""
+    turned = rotations.reshape(-1, 3) @ points.T
+    return turned.reshape(len(rotations), 3, len(points)).transpose(0, 2, 1)
+
+
+def _turned(rotations: Array, angles: Array, frame: _Frame) -> Array:
+    """(N, 3, 3) times the rotations by `angles` (N,) about the frame's axis."""
+    sin, cos = np.sin(angles)[:, None], np.cos(angles)[:, None]
+    if frame.axis[2] == 1.0:  # the usual case: two columns change
+        result = np.empty_like(rotations)
+        result[:, :, 0] = cos * rotations[:, :, 0] + sin * rotations[:, :, 1]
+        result[:, :, 1] = cos * rotations[:, :, 1] - sin * rotations[:, :, 0]
+        result[:, :, 2] = rotations[:, :, 2]
+        return result
+    # Rodrigues: I + sin K + (1 - cos) K^2
+    turn = np.eye(3) + sin[..., None] * frame.cross + (1 - cos)[..., None] * frame.cross2
+    return np.asarray(rotations @ turn)

@@ -12,8 +12,8 @@ from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
-from vla_contract.limits import JointLimits
 
+from vla_contract.limits import JointLimits
 from vla_safety.core.findings import Finding
 from vla_safety.core.motion import Array, Motion
 
@@ -97,7 +97,7 @@ def check_envelope(motion: Motion, bounds: Extent, limits: JointLimits) -> tuple
     kept = position & (motion.positions[:1] >= low) & (motion.positions[:1] <= high)
     for values, maximum in rates:
         kept &= values <= maximum * slack
-    whole = kept.all(axis=1)
+    whole: NDArray[np.bool_] = np.all(kept, axis=1)
     if whole.all():
         return len(whole), _single_knot(motion, low, high, limits)
     k = int(np.argmin(whole))

@@ -1,11 +1,12 @@
 """What the controller plays: knots on its clock, and the curve between them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vla_contract.interpolation import Trajectory
 
 Array = NDArray[np.float64]
@@ -164,6 +165,10 @@ class Timeline:
             if following[0] > since_ns - self._keep_ns and piece[0] < since_ns
         ]
         self._pieces = [*kept, pieces[-1]]
+
+    def shift(self, ns: int) -> None:
+        """The clock jumped by `ns`: the same motions, on the new clock."""
+        self._pieces = [(since + ns, replace(motion, times=motion.times + ns)) for since, motion in self._pieces]
 
     def state(self, time_ns: int) -> State | None:
         """The commanded state at a time; None before the first commitment that is remembered."""

@@ -137,16 +137,23 @@ REASONS: dict[str, Reason] = {
         "move away from the zone; if it is wrong, correct the safety file and reload it",
         "m",
     ),
-    "zone_measured": Reason(
+    "self_collision": Reason(
+        "two links would touch",
+        "{subject} would come within {value} m of each other, kept are {limit} m",
+        "plan around; if the pair may touch, switch it off in the SRDF",
+        "m",
+    ),
+    "measured_zone": Reason(
         "a link was measured inside a forbidden zone",
         "{subject} is at {value} m from zone '{name}'",
         "free the robot by hand or in the vendor's mode, then reset",
         "m",
     ),
-    "no_safe_stop": Reason(
-        "no point of the trajectory has a stop that verifies",
-        "no stop verifies; first obstacle: {subject}",
-        "keep further from limits and zones, or slower near them",
+    "measured_self_collision": Reason(
+        "two links were measured to overlap",
+        "{subject} are {value} m apart",
+        "free the robot by hand or in the vendor's mode, then reset",
+        "m",
     ),
     # --- watchdogs
     "stale_state": Reason(
@@ -189,6 +196,49 @@ REASONS: dict[str, Reason] = {
         "clock jumped by {value} s, tolerance {limit} s",
         "keep the clock steady (chrony in slew mode), then reset",
         "s",
+    ),
+    "stop_failed": Reason(
+        "the robot did not follow a commanded stop",
+        "{subject} is off by or moves at {value}, allowed {limit}",
+        "press the hardware e-stop; look for a controller that does not listen",
+    ),
+    # --- devices and other programs
+    "estop_input": Reason(
+        "the hardware e-stop says stop", "e-stop input '{subject}' is pressed", "release the button, then reset"
+    ),
+    "estop_heartbeat": Reason(
+        "the hardware e-stop is silent",
+        "no word from the e-stop input for {value} s, allowed are {limit} s",
+        "check the e-stop's cable and driver, then reset",
+        "s",
+    ),
+    "contact_force": Reason(
+        "the force sensor exceeds its limit",
+        "force is {value} N, limit {limit} N",
+        "free what is touched, then reset",
+        "N",
+    ),
+    "contact_torque": Reason(
+        "the force sensor's torque exceeds its limit",
+        "torque is {value} Nm, limit {limit} Nm",
+        "free what is touched, then reset",
+        "Nm",
+    ),
+    "stale_wrench": Reason(
+        "the force sensor is silent or malformed",
+        "newest usable wrench is {value} s old, allowed are {limit} s",
+        "check the force sensor's driver, then reset",
+        "s",
+    ),
+    "bypass": Reason(
+        "another program publishes on the controller's topic",
+        "'{subject}' publishes on the controller's topic as well",
+        "end that program, then reset; everything that moves the robot goes through the filter",
+    ),
+    "audit": Reason(
+        "a record could not be written",
+        "audit record failed: {subject}",
+        "make room on the disk, then restart the filter",
     ),
     # --- people
     "estop": Reason("the e-stop was pressed", "e-stop by {subject}", "remove the cause, then reset"),

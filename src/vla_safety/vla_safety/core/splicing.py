@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from vla_contract.limits import JointLimits
 
+from vla_contract.limits import JointLimits
 from vla_safety.core.config import Proposals
 from vla_safety.core.findings import Finding
 from vla_safety.core.limits import Extent, extent, hermite, speed_scale
-from vla_safety.core.motion import NS, Motion, State, nanoseconds, seconds
+from vla_safety.core.motion import NS, Array, Motion, State, nanoseconds, seconds
 from vla_safety.core.validation import Chunk
 
 GAP_NS = 5_000_000  # knots closer than this amplify rounding into jerk
@@ -156,7 +156,7 @@ def _join(
     start: State, ahead: Motion, at: int, limits: JointLimits, settings: Proposals, *, continuous: bool
 ) -> int | Finding:
     """Index of the knot of `ahead` that a single quintic from `start` leads to within the limits."""
-    durations = (ahead.times - at) * 1e-9
+    durations: Array = (ahead.times - at).astype(np.float64) * 1e-9
     count = max(1, int(np.searchsorted(durations, settings.longest_bridge, side="right")))
     durations = durations[:count]
     origin = tuple(np.broadcast_to(x, (count, len(x))) for x in (start.position, start.velocity, start.acceleration))
@@ -169,7 +169,8 @@ def _join(
             (bounds.jerk / limits.max_jerk).max(axis=1),
         ]
     )
-    ranged = ((bounds.lowest >= limits.min_position - 1e-9) & (bounds.highest <= limits.max_position + 1e-9)).all(axis=1)
+    low, high = limits.min_position - 1e-9, limits.max_position + 1e-9
+    ranged: NDArray[np.bool_] = np.all((bounds.lowest >= low) & (bounds.highest <= high), axis=1)
     worst = np.nan_to_num(ratios.max(axis=0), nan=np.inf)
     possible = ranged & (worst <= 1.0)
     if continuous and possible[0]:

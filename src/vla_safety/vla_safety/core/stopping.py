@@ -13,8 +13,8 @@ along the tangent of the path, close to where the path was verified.
 """
 
 import numpy as np
-from vla_contract.limits import JointLimits
 
+from vla_contract.limits import JointLimits
 from vla_safety.core.motion import NS, Motion, State
 
 _SHORTEST_PHASE = 2e-3  # s; shorter phases are below the controller's period and condition the quintic badly
@@ -61,7 +61,7 @@ def _phases(state: State, limits: JointLimits, fraction: float) -> tuple[int, in
     ramps = np.linspace(shortest, longest, _CANDIDATES)[:, None]
     w = v + a * ramps / 2
     room = np.minimum(np.minimum(acceleration, jerk * ramps), jerk * ramps - np.sign(w) * a)
-    # Where the velocity vanishes already, no room is needed; `room` is positive elsewhere for all but the shortest ramp.
+    # Where the velocity vanishes already, no room is needed; elsewhere it is positive for all but the shortest ramp.
     need = np.where(w == 0, 0.0, np.abs(w) / np.maximum(room, 1e-12))
     spans = np.maximum(need.max(axis=1), ramps[:, 0])
     best = int(np.argmin(spans + ramps[:, 0]))

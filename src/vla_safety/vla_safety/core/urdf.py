@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vla_contract.errors import ConfigError, unknown
 
 Array = NDArray[np.float64]
@@ -177,7 +178,7 @@ def _vector(element: ElementTree.Element | None, key: str, default: tuple[float,
     except ValueError:
         values = np.array([])
     if values.shape != (3,) or not np.isfinite(values).all():
-        raise ConfigError(f"the URDF has {key}=\"{text}\", expected three finite numbers")
+        raise ConfigError(f'the URDF has {key}="{text}", expected three finite numbers')
     return values
 
 
@@ -187,7 +188,7 @@ def _number(element: ElementTree.Element, key: str) -> float:
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"the URDF has <{element.tag} {key}=\"{element.get(key)}\">, expected a number >= 0")
+        raise ConfigError(f'the URDF has <{element.tag} {key}="{element.get(key)}">, expected a number >= 0')
     return value
 
 

@@ -2,21 +2,23 @@
 
 Proof obligation (I3, I14). Between two samples a point of body b moves along an arc no longer than the integral of
 sum_i reach[b, i] |dq_i/dt|; at any instant it is within half of that of one of the two samples. So a body whose
-clearance at both samples exceeds half the arc (plus the margin) is clear at every instant between: a thin wall cannot be
-tunnelled through. Intervals where this does not suffice are divided; those that are still in doubt after the last
+clearance at both samples exceeds half the arc (plus the margin) is clear at every instant between: a thin wall cannot
+be tunnelled through. Intervals where this does not suffice are divided; those that are still in doubt after the last
 division count as violations (fail closed).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
-from vla_contract.limits import JointLimits
+from numpy.typing import NDArray
 
+from vla_contract.limits import JointLimits
 from vla_safety.core.findings import Finding
-from vla_safety.core.kinematics import RobotModel
+from vla_safety.core.kinematics import Placement, RobotModel
 from vla_safety.core.limits import Extent, check_envelope, extent_of
 from vla_safety.core.motion import Array, Motion
-from vla_safety.core.zones import ZoneSet
 
 _STEP = 0.025  # s between the first samples
 _PARTS = 4
@@ -52,18 +54,42 @@ class _Intervals:
     segment: np.ndarray
 
 
+class DistanceCheck(Protocol):
+    """Distances that must stay above a margin; `C` of them.
+
+    Attributes:
+        reach: (C, n): how fast each distance can shrink with the joints' speeds; margin: m.
+    """
+
+    @property
+    def reach(self) -> Array: ...
+
+    @property
+    def margin(self) -> float: ...
+
+    def clearances(self, placement: Placement) -> tuple[Array, NDArray[np.int64]]:
+        """(N, C) m, lower bounds; and a label for each."""
+
+    def describe(self, column: int, label: int) -> tuple[str, str]:
+        """Reason and subject of a finding."""
+
+
 class Verifier:
     """Holds what motions are judged against.
 
     Args:
-        margin: m, that every body keeps from every zone (the tolerance for tracking and modelling errors).
+        checks: of distances; the first is the one whose smallest value is reported as clearance.
     """
 
-    def __init__(self, limits: JointLimits, model: RobotModel, zones: ZoneSet, margin: float):
+    def __init__(self, limits: JointLimits, model: RobotModel, checks: Sequence[DistanceCheck]):
         self.limits = limits
         self.model = model
-        self.zones = zones
-        self.margin = margin
+        self.checks = tuple(checks)
+        self._reach: Array = np.concatenate([check.reach for check in checks])
+        sizes = [len(check.reach) for check in checks]
+        self._margins = np.repeat([check.margin for check in checks], sizes)
+        self._owners = [(check, column) for check, size in zip(checks, sizes, strict=True) for column in range(size)]
+        self._bounds = np.cumsum([0, *sizes])
 
     def verify(self, motion: Motion) -> Report:
         """Judges `motion` at every instant from its first to its last knot."""
@@ -77,19 +103,29 @@ class Verifier:
             return fence
         return Report(finding, inside.end, fence.clearance)
 
-    def clearances(self, q: Array) -> tuple[float, Finding | None]:
-        """Smallest clearance of one configuration (n,), and the zone that it violates (without margin), if any."""
-        values, which = self.zones.clearances(self.model.place(q[None]))
-        b = int(np.argmin(values[0]))
-        clearance = float(values[0, b])
-        if clearance >= 0:
-            return clearance, None
-        zone = self.zones.zones[int(which[0, b])].name
-        return clearance, Finding(f"zone_measured:{zone}", self.model.body_links[b], clearance, 0.0)
+    def clearances(self, q: Array) -> tuple[list[float], Finding | None]:
+        """The smallest distance of one configuration (n,) in each check, inf where there is none; and the worst that is
+        violated, without a margin."""
+        values, labels = self._distances(q[None])
+        parts = [values[0, a:b] for a, b in zip(self._bounds, self._bounds[1:], strict=False)]
+        smallest = [float(part.min()) if len(part) else np.inf for part in parts]
+        column = int(np.argmin(values[0]))
+        value = float(values[0, column])
+        if value >= 0:
+            return smallest, None
+        reason, subject = self._describe(column, int(labels[0, column]))
+        return smallest, Finding(f"measured_{reason}", subject, value, 0.0)
+
+    def _distances(self, q: Array) -> tuple[Array, NDArray[np.int64]]:
+        placement = self.model.place(q)
+        results = [check.clearances(placement) for check in self.checks]
+        return np.concatenate([r[0] for r in results], axis=1), np.concatenate([r[1] for r in results], axis=1)
+
+    def _describe(self, column: int, label: int) -> tuple[str, str]:
+        check, own = self._owners[column]
+        return check.describe(own, label)
 
     def _check_fence(self, motion: Motion, bounds: Extent) -> Report:
-        if len(self.zones) == 0:
-            return Report(None, motion.end, np.inf)
         intervals = _first_intervals(motion)
         clearance, earliest, finding = np.inf, np.inf, None
         for level in range(_LEVELS):
@@ -116,7 +152,7 @@ class Verifier:
         """
         samples, inverse = np.unique(np.concatenate([intervals.start, intervals.end]), return_inverse=True)
         states = motion.curve.sample(samples)
-        clear, which = self.zones.clearances(self.model.place(states.positions))
+        clear, labels = self._distances(states.positions)
         first, second = inverse[: len(intervals.start)], inverse[len(intervals.start) :]
         spans = intervals.end - intervals.start
         speeds = np.abs(states.velocities)
@@ -125,24 +161,22 @@ class Verifier:
             # The speed within the interval, from its ends and the segment's bounds; both are rigorous.
             gain = spans[:, None] / 2 * bounds.acceleration[intervals.segment]
             rate = np.minimum(rate + gain, bounds.speed[intervals.segment])
-        sweep = spans[:, None] / 2 * (rate @ self.model.reach.T)
-        room = np.minimum(clear[first], clear[second]) - self.margin
+        sweep = spans[:, None] / 2 * (rate @ self._reach.T)
+        room = np.minimum(clear[first], clear[second]) - self._margins
         broken = ~(room >= 0)
         failed = broken | ~(room >= sweep)
-        lowest = float(np.min(clear))
-        bad = (failed if give_up else broken).any(axis=1)
-        doubtful = _select(intervals, failed.any(axis=1) & ~bad)
+        lowest = float(np.min(clear[:, : self._bounds[1]], initial=np.inf))
+        bad: NDArray[np.bool_] = np.any(failed if give_up else broken, axis=1)
+        doubtful = _select(intervals, np.any(failed, axis=1) & ~bad)
         if not bad.any():
             return doubtful, None, lowest
         k = int(np.argmax(bad))
         slack = np.where((failed if give_up else broken)[k], room[k] - sweep[k], np.inf)
-        b = int(np.argmin(slack))
-        sample = int(first[k] if clear[first[k], b] <= clear[second[k], b] else second[k])
-        zone = self.zones.zones[int(which[sample, b])].name
-        finding = Finding(
-            f"zone:{zone}", self.model.body_links[b], float(clear[sample, b]), self.margin, float(intervals.start[k])
-        )
-        return doubtful, finding, lowest
+        c = int(np.argmin(slack))
+        sample = int(first[k] if clear[first[k], c] <= clear[second[k], c] else second[k])
+        reason, subject = self._describe(c, int(labels[sample, c]))
+        value, at = float(clear[sample, c]), float(intervals.start[k])
+        return doubtful, Finding(reason, subject, value, float(self._margins[c]), at), lowest
 
 
 def _first_intervals(motion: Motion) -> _Intervals:

@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
 from vla_contract.errors import ConfigError, unknown
 from vla_contract.robot import Finite, Positive
-
 from vla_safety.core.kinematics import Placement, RobotModel
 from vla_safety.core.motion import Array
 from vla_safety.core.urdf import rpy_matrix
@@ -79,17 +79,24 @@ class _Group:
 class ZoneSet:
     """All zones of a cell, for one robot.
 
+    Attributes:
+        reach: (B, n), that of the robot's bodies; margin: m, that every body keeps from every zone.
+
     Raises:
         ConfigError: on a duplicate name or an unknown link; no zone is taken then.
     """
 
-    def __init__(self, zones: Sequence[ZoneSpec], model: RobotModel):
+    def __init__(self, zones: Sequence[ZoneSpec], model: RobotModel, margin: float):
         self.zones = tuple(zones)
+        self.margin = margin
+        self.reach = model.reach
         self._model = model
         names = [zone.name for zone in zones]
         for name in names:
             if names.count(name) > 1:
-                raise ConfigError(f"zone '{name}' is defined {names.count(name)} times; give each zone a name of its own")
+                raise ConfigError(
+                    f"zone '{name}' is defined {names.count(name)} times; give each zone a name of its own"
+                )
         grouped: dict[tuple[str, tuple[float, ...]], list[int]] = {}
         for index, zone in enumerate(zones):
             for link in (*zone.links, *zone.except_links, *([zone.frame] if zone.frame else [])):
@@ -100,6 +107,10 @@ class ZoneSet:
 
     def __len__(self) -> int:
         return len(self.zones)
+
+    def describe(self, column: int, label: int) -> tuple[str, str]:
+        """Reason and subject of a finding for body `column` and zone `label`."""
+        return f"zone:{self.zones[label].name}", self._model.body_links[column]
 
     def _group(self, frame: str, rpy: tuple[float, ...], members: list[int]) -> _Group:
         zones = [self.zones[i] for i in members]
@@ -126,15 +137,19 @@ class ZoneSet:
         which = np.full((count, bodies), -1)
         for group in self._groups:
             low, high = self._extents(group, placement)
-            least, most = low.min(axis=1), high.max(axis=1)
-            for z, index in enumerate(group.index):
-                gaps = _gap(group, z, least, most)
-                if not (gaps[group.applies[z]] >= _NEAR).all():
-                    gaps = _gap(group, z, low, high)
-                gaps = np.where(group.applies[z], gaps, np.inf)
+            coarse = _gaps(group, low.min(axis=1), high.max(axis=1))
+            coarse = np.where(group.applies, coarse, np.inf)
+            near: NDArray[np.bool_] = ~np.all(coarse >= _NEAR, axis=1)  # NaN counts as near
+            far = np.where(near[:, None], np.inf, coarse)
+            nearest = far.argmin(axis=0)
+            bound = far[nearest, np.arange(bodies)]
+            which = np.where(bound < best, group.index[nearest], which)
+            best = np.minimum(best, bound)
+            for z in np.flatnonzero(near).tolist():
+                gaps = np.where(group.applies[z], _gap(group, z, low, high), np.inf)
                 closer = ~(gaps >= best)  # NaN counts as closer, and stays NaN
                 best = np.where(closer, gaps, best)
-                which[closer] = index
+                which[closer] = group.index[z]
         return best, which
 
     def _extents(self, group: _Group, placement: Placement) -> tuple[Array, Array]:
@@ -149,6 +164,14 @@ class ZoneSet:
         low = np.minimum.reduceat(axes, self._model.starts, axis=2) - self._model.body_radii
         high = np.maximum.reduceat(axes, self._model.starts, axis=2) + self._model.body_radii
         return low, high
+
+
+def _gaps(group: _Group, low: Array, high: Array) -> Array:
+    """Signed distances (Z, B) of bounding boxes (3, B) from the forbidden space of every zone of a group."""
+    top, bottom = (group.centers + group.halves)[:, :, None], (group.centers - group.halves)[:, :, None]
+    outside = np.maximum(low - top, bottom - high).max(axis=1)
+    within = np.minimum(top - high, low - bottom).min(axis=1)
+    return np.where(group.inside[:, None], within, outside)
 
 
 def _gap(group: _Group, z: int, low: Array, high: Array) -> Array:

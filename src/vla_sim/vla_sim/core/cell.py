@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
+
 from vla_contract.errors import ConfigError, unknown
 from vla_contract.robot import Robot
-
 from vla_sim.core.controller import JointTrajectoryCommand, TrajectoryController
 from vla_sim.core.rendering import SceneRenderer, intrinsics
 from vla_sim.core.scene import (
@@ -109,7 +109,7 @@ class Cell:
         """
         config = scene if isinstance(scene, SceneConfig) else sample_scene(scene)
         if set(config.cubes) != set(CUBES):
-            raise ConfigError(f"scene has cubes {sorted(config.cubes)}, the cell has {sorted(CUBES)}: name exactly those")
+            raise ConfigError(f"scene has cubes {sorted(config.cubes)}, expected exactly {sorted(CUBES)}")
         model, data = self.model, self.data
         mujoco.mj_resetData(model, data)
         data.qpos[self._qpos] = self._home
@@ -212,9 +212,7 @@ class Cell:
     def joint_state(self) -> JointState:
         """Measured now."""
         data = self.data
-        return JointState(
-            data.qpos[self._qpos].copy(), data.qvel[self._dofs].copy(), data.ctrl[self._actuators].copy()
-        )
+        return JointState(data.qpos[self._qpos].copy(), data.qvel[self._dofs].copy(), data.ctrl[self._actuators].copy())
 
     def wrench(self) -> Wrench:
         """Measured in the last step.
@@ -246,7 +244,8 @@ class Cell:
         """
         number = self.camera_id(camera)
         own = self.robot.cameras.get(camera)
-        width, height = width or (own and own.width), height or (own and own.height)
+        if own is not None:
+            width, height = width or own.width, height or own.height
         if not width or not height:
             raise ConfigError(f"camera '{camera}' is not in the robot file: give width and height")
         if self._renderer is None:

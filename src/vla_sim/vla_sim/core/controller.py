@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
 from vla_contract.errors import VlaError, unknown
 from vla_contract.interpolation import Samples, Trajectory
 
@@ -183,7 +184,8 @@ def _check(command: JointTrajectoryCommand, known: tuple[str, ...], now_ns: int)
     for k, point in enumerate(points):
         if previous is not None and point.time_ns <= previous:
             raise TrajectoryRejected(
-                f"times[{k}] = {point.time_ns * 1e-9:.6f} s does not come after times[{k - 1}] = {previous * 1e-9:.6f} s"
+                f"times[{k}] = {point.time_ns * 1e-9:.6f} s does not come after "
+                f"times[{k - 1}] = {previous * 1e-9:.6f} s"
             )
         previous = point.time_ns
         for field in ("positions", "velocities", "accelerations", "effort"):

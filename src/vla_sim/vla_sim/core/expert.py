@@ -124,11 +124,12 @@ class Expert:
         moves with the tool, an opened gripper lets it sink.
 
         Args:
-            velocity: (3,) m/s of the tool now.
+            velocity: (3,) m/s of the tool now; a faster one than the expert's own counts as that.
             steps, dt: points of the plan, and s between two of them.
         """
         tool, gripper, progress = np.empty((steps, 3)), np.empty(steps), np.empty(steps)
         velocity = np.array(velocity, dtype=np.float64)
+        velocity *= min(1.0, _SPEED / max(float(np.linalg.norm(velocity)), 1e-9))
         ticks = max(1, round(dt / _TICK))
         for k in range(steps):
             for _ in range(ticks):

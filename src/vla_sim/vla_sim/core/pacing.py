@@ -71,7 +71,7 @@ class LockstepPace:
         ]
         for name in silent:
             del self.acknowledged[name], self._heard[name]
-        if not self.acknowledged:
+        if silent and not self.acknowledged:
             self._free.restart()
         return silent
 

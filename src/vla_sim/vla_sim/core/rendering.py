@@ -8,6 +8,7 @@ from typing import Any
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
+
 from vla_contract.errors import VlaError
 
 _LIBRARIES = {"egl": ("libEGL.so.1", "libEGL.so"), "osmesa": ("libOSMesa.so.8", "libOSMesa.so.6", "libOSMesa.so")}
@@ -25,7 +26,7 @@ def choose_backend() -> str:
     """
     wanted = os.environ.get("MUJOCO_GL", "").lower()
     if wanted and wanted not in _LIBRARIES:
-        raise RenderingUnavailable(f"MUJOCO_GL is '{wanted}'; the cell draws off-screen with 'egl' or 'osmesa': unset it")
+        raise RenderingUnavailable(f"MUJOCO_GL is '{wanted}'; the cell draws with 'egl' or 'osmesa': unset it")
     for backend in sorted(_LIBRARIES, key=lambda name: name != wanted):
         if any(_loads(library) for library in _LIBRARIES[backend]):
             return backend

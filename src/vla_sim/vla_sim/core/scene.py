@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
+
 from vla_contract.errors import ConfigError, unknown
 
 TIMESTEP_NS = 2_000_000  # one physics step [ns]: 500 Hz
@@ -184,9 +185,12 @@ def _add_surroundings(spec: mujoco.MjSpec) -> None:
             name=name, type=box, pos=position, size=size, rgba=colour, material=matte.name,
             contype=_WORLD, conaffinity=_ROBOT | _WORLD, friction=[0.7, 0.005, 0.0001],
         )  # fmt: skip
-    for position, towards, strength in (((0.3, -1.2, 2.2), (0.1, 0.5, -1), 0.42), ((1.2, 1.0, 2.0), (-0.4, -0.4, -1), 0.22)):
+    for place, towards, strength in (
+        ((0.3, -1.2, 2.2), (0.1, 0.5, -1.0), 0.42),
+        ((1.2, 1.0, 2.0), (-0.4, -0.4, -1.0), 0.22),
+    ):
         world.add_light(
-            pos=position, dir=towards, type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, castshadow=False,
+            pos=place, dir=towards, type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL, castshadow=False,
             diffuse=[strength] * 3, specular=[0, 0, 0], ambient=[0, 0, 0],
         )  # fmt: skip
 
@@ -195,10 +199,11 @@ def _add_tray(spec: mujoco.MjSpec) -> None:
     """Clamped to the table: a mocap body, so that its pose is part of the physics state."""
     body = spec.worldbody.add_body(name=TRAY, mocap=True)
     half, wall, middle = TRAY_SIZE / 2, TRAY_WALL / 2, TRAY_HEIGHT / 2
-    parts = [((0, 0, TRAY_FLOOR / 2), (half, half, TRAY_FLOOR / 2), (0.17, 0.18, 0.21, 1))]
+    floor, edge = (0.17, 0.18, 0.21, 1.0), (0.10, 0.11, 0.13, 1.0)
+    parts = [((0.0, 0.0, TRAY_FLOOR / 2), (half, half, TRAY_FLOOR / 2), floor)]
     for sign in (-1, 1):
-        parts.append(((sign * (half - wall), 0, middle), (wall, half, middle), (0.10, 0.11, 0.13, 1)))
-        parts.append(((0, sign * (half - wall), middle), (half, wall, middle), (0.10, 0.11, 0.13, 1)))
+        parts.append(((sign * (half - wall), 0.0, middle), (wall, half, middle), edge))
+        parts.append(((0.0, sign * (half - wall), middle), (half, wall, middle), edge))
     for position, size, colour in parts:
         body.add_geom(
             type=mujoco.mjtGeom.mjGEOM_BOX, pos=position, size=size, rgba=colour, material="matte",

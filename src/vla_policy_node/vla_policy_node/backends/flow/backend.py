@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError, unknown
 from vla_contract.interpolation import Trajectory
@@ -17,7 +18,6 @@ from vla_contract.policy import PolicyMetadata, check_fit
 from vla_contract.resampling import resize_image
 from vla_contract.robot import Robot
 from vla_kinematics import ToolKinematics
-
 from vla_policy_node.backends.flow.checkpoint import load_checkpoint
 from vla_policy_node.backends.flow.model import FlowPolicy, Prefix
 from vla_policy_node.backends.flow.text import SentenceEncoder

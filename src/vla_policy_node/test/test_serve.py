@@ -1,0 +1,335 @@
+"""Our server driven by openpi's own client (PyPI `openpi-client`), as real processes; its manners in this process."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from remote import BRINGUP, FR3, HOME, Server, observation, until
+
+from vla_contract.chunk import ActionChunk
+from vla_contract.errors import ConfigError, InferenceError
+from vla_contract.interpolation import Trajectory
+from vla_contract.policy import CameraInput, PolicyMetadata, Statistics
+from vla_contract.robot import read_yaml
+from vla_policy_node.backends import load_backend, locate
+from vla_policy_node.backends.encodings import pack_openpi
+from vla_policy_node.core.model_inputs import ModelInputs, robot_layout
+from vla_policy_node.serve import PolicyServer
+
+WATCHED = ModelInputs(robot_layout(FR3, ("front", "wrist")), FR3)
+QUICK = {"timeout": 20.0, "first_timeout": 20.0, "shortest_retry": 0.02, "longest_retry": 0.05}
+
+
+class EchoBackend:
+    """Row k: the observed positions plus 0.001 (k + 1). Notes who asked what."""
+
+    def __init__(self, horizon=4, rows=None):
+        n = len(FR3.joints)
+        unit = Statistics(mean=(0.0,) * n, std=(1.0,) * n)
+        self.metadata = PolicyMetadata(
+            name="echo", cameras={"front": CameraInput(height=8, width=8)}, joints=FR3.joints, state=("q",) * n,
+            action_space="joint_position", action=("q",) * n, horizon=horizon, dt=0.1,
+            statistics={"state": unit, "action": unit},
+        )  # fmt: skip
+        self.rows = rows or horizon
+        self.gate = threading.Event()
+        self.gate.set()
+        self.log = []
+
+    def infer(self, observation, prefix):
+        self.gate.wait(20)
+        self.log.append(observation.instruction)
+        if observation.instruction == "fail":
+            raise InferenceError("no such task")
+        if observation.instruction == "crash":
+            raise RuntimeError("secret of the server's memory")
+        times = 0.1 * np.arange(1, self.rows + 1)
+        return ActionChunk(
+            observation.stamp_ns,
+            FR3.joints,
+            Trajectory(times, observation.positions + 0.01 * times[:, None]),
+            progress=0.25,
+        )
+
+    def reset(self):
+        self.log.append("reset")
+
+
+class Running:
+    """A PolicyServer on an event loop of its own."""
+
+    def __init__(self, backend, **options):
+        self.server = PolicyServer(backend, FR3, port=0, **options)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        port = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(10)
+        self.port = port
+
+    async def _start(self):
+        started = asyncio.get_running_loop().create_future()
+        self._task = asyncio.ensure_future(self.server.run(started))
+        return await started
+
+    def stop(self):
+        self._loop.call_soon_threadsafe(self._task.cancel)
+        until(self._task.done)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5)
+        self._loop.close()
+
+
+@pytest.fixture
+def running():
+    started = []
+
+    def start(backend, **options):
+        started.append(Running(backend, **options))
+        return started[-1].port
+
+    yield start
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def policy_file(tmp_path_factory):
+    """A recorded motion, served without any model."""
+    folder = tmp_path_factory.mktemp("policy")
+    times = np.arange(0, 5, 0.1)
+    positions = HOME + 0.1 * np.sin(times)[:, None] * np.ones(8) * [1, 1, 1, 1, 1, 1, 1, 0]
+    np.savez(folder / "wave.npz", joint_names=np.array(FR3.joints), times=times, positions=positions)
+    options = {"cameras": ["front", "wrist"], "horizon": 16, "dt": 0.1}
+    path = folder / "replay.yaml"
+    path.write_text(yaml.safe_dump({"backend": "replay", "checkpoint": "wave.npz", "options": options}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def server(policy_file):
+    process = Server("-m", "vla_policy_node.serve", str(FR3.path), str(policy_file), "--port", "{port}")
+    yield process
+    process.kill()
+
+
+def openpi_client(port, key=None):
+    """The real one."""
+    real = pytest.importorskip("openpi_client.websocket_client_policy", reason="openpi-client is not installed")
+    return real.WebsocketClientPolicy("127.0.0.1", port, api_key=key)
+
+
+def our_client(port, **changes):
+    options = read_yaml(BRINGUP / "config" / "policies" / "served.yaml", "policy file")["options"]
+    return load_backend(locate("openpi"), Path("."), FR3, {**options, "port": port, **QUICK, **changes})
+
+
+def get(port, path="/healthz"):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+        return answer.status, answer.read()
+
+
+# Real processes
+
+
+def test_openpi_s_client_learns_what_to_send_and_gets_joint_positions(server):
+    client = openpi_client(server.port)
+    greeting = client.get_server_metadata()
+    assert greeting["joints"] == list(FR3.joints) and greeting["action_space"] == "joint_position"
+    assert (greeting["horizon"], greeting["dt"]) == (16, 0.1)
+    assert greeting["inputs"]["observation/image/front"]["shape"] == ["height", "width", 3]
+    message = WATCHED.compose(observation())
+    assert set(greeting["inputs"]) == set(message)
+    for turn in range(3):
+        reply = client.infer(message)
+        assert reply["actions"].shape == (16, 8) and reply["actions"].dtype == np.float64
+        assert np.isfinite(reply["actions"]).all() and 0 <= reply["progress"] <= 1
+        assert reply["server_timing"]["infer_ms"] > 0 and ("prev_total_ms" in reply["server_timing"]) == (turn > 0)
+
+
+def test_openpi_s_client_is_told_what_was_wrong(server):
+    client = openpi_client(server.port)
+    message = WATCHED.compose(observation())
+    del message["prompt"]
+    with pytest.raises(RuntimeError, match="the observation lacks 'prompt'; it holds observation/image/front"):
+        client.infer(message)
+    assert openpi_client(server.port).infer(WATCHED.compose(observation()))["actions"].shape == (16, 8)
+
+
+def test_many_of_openpi_s_clients_are_served_over_many_connections(server):
+    def converse(number):
+        client = openpi_client(server.port)
+        for turn in range(3):
+            seen = observation(seed=10 * number + turn)
+            first = client.infer(WATCHED.compose(seen))["actions"][0]
+            assert np.abs(first - seen.positions).max() < 0.05, "the lead-in starts where this robot is"
+        return number
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(converse, range(16))) == list(range(16))
+
+
+def test_our_client_goes_on_after_the_server_was_killed(server):
+    backend = our_client(server.port)
+    assert backend.infer(observation()).positions.shape == (16, 8)
+    for _ in range(2):
+        server.kill()
+        with pytest.raises(InferenceError, match="next attempt in"):
+            backend.infer(observation())
+        server.start()
+        until(lambda: _answers(backend))
+    backend.close()
+
+
+def _answers(backend):
+    try:
+        return backend.infer(observation()).positions.shape == (16, 8)
+    except InferenceError:
+        return False
+
+
+def test_health_is_told_over_plain_http_and_a_signal_ends_the_server(server):
+    assert get(server.port) == (200, b"OK\n")
+    server.signal(signal.SIGTERM)
+    assert server.process.wait(10) == 0
+    server.start()
+
+
+def test_a_server_with_a_key_lets_nobody_else_in(policy_file):
+    process = Server(
+        "-m", "vla_policy_node.serve", str(FR3.path), str(policy_file), "--port", "{port}",
+        environment={"VLA_SERVE_KEY": "open sesame"},
+    )  # fmt: skip
+    try:
+        assert get(process.port) == (200, b"OK\n")
+        with pytest.raises(Exception, match="401"):
+            openpi_client(process.port)
+        with pytest.raises(InferenceError, match="HTTP 401; the server refuses the API key"):
+            our_client(process.port).infer(observation())
+        reply = openpi_client(process.port, "open sesame").infer(WATCHED.compose(observation()))
+        assert reply["actions"].shape == (16, 8)
+        key = policy_file.parent / "key"
+        key.write_text("open sesame\n")
+        assert _answers(our_client(process.port, api_key_file=str(key)))
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "robot.example.com"])
+def test_without_a_key_nothing_listens_beyond_this_machine(host):
+    with pytest.raises(ConfigError, match="set a key in VLA_SERVE_KEY"):
+        PolicyServer(EchoBackend(), FR3, host=host)
+
+
+def test_the_command_line_says_what_is_wrong(policy_file):
+    command = [sys.executable, "-m", "vla_policy_node.serve", str(FR3.path), str(policy_file), "--host", "0.0.0.0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2 and "opens the policy to the network" in ended.stderr
+
+
+# In this process
+
+
+def test_what_a_backend_answers_arrives_unchanged(running):
+    backend = EchoBackend()
+    seen = observation()
+    expected = backend.infer(seen, None)
+    chunk = our_client(running(backend), horizon=4, inputs=robot_layout(FR3, ("front",))).infer(seen)
+    assert np.array_equal(chunk.positions, expected.positions)
+    assert np.allclose(chunk.trajectory.times, expected.trajectory.times)
+    assert chunk.progress == 0.25 and chunk.stamp_ns == seen.stamp_ns
+
+
+def test_a_chunk_that_ends_early_stays_at_its_end(running):
+    port = running(EchoBackend(horizon=6, rows=2))
+    actions = our_client(port, horizon=6, inputs=robot_layout(FR3, ("front",))).infer(observation()).positions
+    assert (actions[2:] == actions[1]).all() and (actions[1] != actions[0]).all()
+
+
+def test_a_client_with_another_policy_in_mind_is_told_so(running):
+    with pytest.raises(InferenceError, match="policy has horizon 4, the policy file expects 16"):
+        our_client(running(EchoBackend())).infer(observation())
+
+
+def test_an_error_of_the_policy_reaches_the_client_without_the_server_s_secrets(running):
+    client = our_client(running(EchoBackend()), horizon=4, inputs=robot_layout(FR3, ("front",)))
+    with pytest.raises(InferenceError, match="could not infer: no such task"):
+        client.infer(observation(instruction="fail"))
+    until(lambda: _refusal(client, "crash").count("the policy failed: RuntimeError"))
+
+
+def _refusal(client, instruction):
+    try:
+        client.infer(observation(instruction=instruction))
+    except InferenceError as error:
+        return str(error)
+    return ""
+
+
+def test_each_change_of_client_begins_a_new_episode(running):
+    backend = EchoBackend()
+    port = running(backend)
+    first, second = (our_client(port, horizon=4, inputs=robot_layout(FR3, ("front",))) for _ in range(2))
+    for client, instruction in ((first, "a"), (first, "b"), (second, "c"), (first, "d")):
+        client.infer(observation(instruction=instruction))
+    assert backend.log == ["reset", "a", "b", "reset", "c", "reset", "d"]
+
+
+def test_health_is_answered_while_a_model_thinks(running):
+    backend = EchoBackend()
+    port = running(backend)
+    backend.gate.clear()
+    client = our_client(port, horizon=4, inputs=robot_layout(FR3, ("front",)), first_timeout=10.0)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.infer, observation())
+        for _ in range(3):
+            assert get(port) == (200, b"OK\n")
+        assert not waiting.done()
+        backend.gate.set()
+        assert waiting.result(10).positions.shape == (4, 8)
+
+
+@pytest.mark.parametrize("message", ["text", b"\xc1", b"\x90", pack_openpi({})])
+def test_nonsense_ends_its_own_connection_and_no_other(running, message):
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    port = running(EchoBackend())
+    good = our_client(port, horizon=4, inputs=robot_layout(FR3, ("front",)))
+    good.infer(observation())
+    with connect(f"ws://127.0.0.1:{port}", compression=None, proxy=None) as bad:
+        bad.recv(timeout=5)
+        bad.send(message)
+        assert isinstance(bad.recv(timeout=5), str), "an error is a text frame"
+        with pytest.raises(ConnectionClosed) as closed:
+            bad.recv(timeout=5)
+        assert closed.value.rcvd.code == 1011
+    assert good.infer(observation()).positions.shape == (4, 8)
+
+
+def test_there_is_a_most_number_of_clients(running, monkeypatch):
+    monkeypatch.setattr("vla_policy_node.serve.MOST_CONNECTIONS", 1)
+    port = running(EchoBackend())
+    first = our_client(port, horizon=4, inputs=robot_layout(FR3, ("front",)))
+    first.infer(observation())
+    with pytest.raises(InferenceError, match="HTTP 503"):
+        our_client(port, horizon=4, inputs=robot_layout(FR3, ("front",))).infer(observation())
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        get(port, "/")
+    first.close()
+
+
+def test_a_client_that_says_nothing_does_not_stop_the_others(running):
+    from websockets.sync.client import connect
+
+    port = running(EchoBackend())
+    with connect(f"ws://127.0.0.1:{port}", compression=None, proxy=None):
+        assert our_client(port, horizon=4, inputs=robot_layout(FR3, ("front",))).infer(observation())

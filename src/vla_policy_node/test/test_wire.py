@@ -1,0 +1,81 @@
+"""Frames between node and worker: what is sent arrives, what is not ours is refused."""
+
+import socket
+import struct
+
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from vla_contract.chunk import ActionChunk
+from vla_contract.interpolation import Trajectory
+from vla_policy_node.worker import wire
+
+
+@pytest.fixture
+def pair():
+    ours, theirs = socket.socketpair()
+    yield ours, theirs
+    ours.close()
+    theirs.close()
+
+
+@given(arrays(np.float64, (3, 2), elements=st.floats(allow_nan=False)), st.text(), st.integers(-(2**62), 2**62))
+def test_round_trip(values, text, number):
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        wire.send(ours, {"values": values, "text": text, "number": number, "none": None, "bytes": b"x"})
+        message = wire.receive(theirs)
+    np.testing.assert_array_equal(message["values"], values)
+    assert (message["text"], message["number"], message["none"], message["bytes"]) == (text, number, None, b"x")
+
+
+def test_chunks(pair):
+    chunk = ActionChunk(
+        7, ("a",), Trajectory([0.1, 0.2], [[1.0], [2.0]], [[0.0], [1.0]]), confidence=0.5, progress=0.25
+    )
+    wire.send(pair[0], wire.chunk_map(chunk))
+    back = wire.chunk_of(wire.receive(pair[1]))
+    assert back.stamp_ns == 7 and back.joint_names == ("a",) and (back.confidence, back.progress) == (0.5, 0.25)
+    np.testing.assert_array_equal(back.trajectory.velocities, chunk.trajectory.velocities)
+    assert back.trajectory.accelerations is None
+
+
+def test_the_end(pair):
+    pair[0].close()
+    assert wire.receive(pair[1]) is None
+
+
+def test_an_end_in_the_middle(pair):
+    pair[0].sendall(struct.pack("<I", 100) + b"part")
+    pair[0].close()
+    assert wire.receive(pair[1]) is None
+
+
+def frame(payload):
+    return struct.pack("<I", len(payload)) + payload
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (struct.pack("<I", 2**31), "frame of 2147483648 bytes"),
+        (frame(b"\xc1"), "not msgpack"),
+        (frame(msgpack.packb([1])), "holds list"),
+        (frame(msgpack.packb({"a": msgpack.ExtType(5, b"")})), "extension 5"),
+        (frame(msgpack.packb({"a": msgpack.ExtType(1, msgpack.packb(("|O", [1], b"12345678")))})), "is not accepted"),
+    ],
+)
+def test_what_is_not_ours(pair, raw, words):
+    pair[0].sendall(raw)
+    with pytest.raises(wire.WireError, match=words):
+        wire.receive(pair[1])
+
+
+@pytest.mark.parametrize("value", [object(), np.array([object()]), np.array(["text"]), np.array([1j])])
+def test_what_cannot_be_sent(pair, value):
+    with pytest.raises(TypeError):
+        wire.send(pair[0], {"value": value})

@@ -1,0 +1,349 @@
+"""What the backends share that run a published model in this process: options, checkpoint folder, the way in and out.
+
+Models are loaded from the folder alone: nothing is fetched, and no code that lies beside the weights is run.
+"""
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tokenizers import Tokenizer
+from torch import nn
+
+from vla_contract.chunk import ActionChunk
+from vla_contract.errors import ConfigError, InferenceError, MismatchError
+from vla_contract.interpolation import Trajectory
+from vla_contract.observation import Observation
+from vla_contract.policy import METADATA_FILE, WEIGHTS_FILE, PolicyMetadata, file_digest, load_metadata
+from vla_contract.robot import Robot, describe_errors
+from vla_policy_node.core.action_encoding import ActionEncoder, Encoded
+from vla_policy_node.core.action_spaces import ActionDecoder, ActionLayout
+from vla_policy_node.core.model_inputs import CameraEntry, ModelInputs, StateEntry, TextEntry
+
+_log = logging.getLogger(__name__)
+
+INDEX_FILE = "model.safetensors.index.json"
+Array = NDArray[np.float64]
+
+
+class LocalOptions(BaseModel):
+    """Options of the policy file that every model in this process has.
+
+    Attributes:
+        inputs: what the model sees and is told, in its order: see `core.model_inputs`; one level deep.
+        action: what its numbers mean: see `core.action_spaces.ActionLayout`.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        dtype: of the weights; auto: bfloat16 on a GPU, float32 on the CPU.
+        quantise: weights as int8 or int4, by torchao; the computation stays in `dtype`.
+        compile: torch.compile; the first inferences take minutes then. `reduce-overhead` uses CUDA graphs.
+        threads: of torch on the CPU.
+        seed: of what is random; the same seed and observations give the same chunks.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    inputs: dict[str, Any]
+    action: ActionLayout
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    quantise: Literal["none", "int8", "int4"] = "none"
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+Options = TypeVar("Options", bound=LocalOptions)
+
+
+def read_options(kind: type[Options], backend: str, options: Mapping[str, Any]) -> Options:
+    """Options of a policy file.
+
+    Raises:
+        ConfigError: with every key that is missing, unknown or wrong.
+    """
+    try:
+        return kind.model_validate(dict(options))
+    except ValidationError as error:
+        raise ConfigError(describe_errors(Path(f"options of the {backend} backend"), error)) from error
+
+
+# Checkpoint folders
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 of the weights, hex: of the one file, or of the digests of the files that the index names, in order.
+
+    Raises:
+        ConfigError: when files are missing.
+    """
+    if not (folder / INDEX_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
+        return file_digest(folder / WEIGHTS_FILE)
+    try:
+        names = sorted(set(json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{folder / INDEX_FILE} is no index of weights: {error}") from error
+    if not names or any(Path(name).name != name for name in names):
+        raise ConfigError(f"{folder / INDEX_FILE} names {names}, expected files of this folder")
+    return hashlib.sha256("".join(file_digest(folder / name) for name in names).encode()).hexdigest()
+
+
+def read_metadata(folder: Path) -> PolicyMetadata:
+    """As `vla_contract.policy.load_metadata`, for weights in several files too.
+
+    Raises:
+        ConfigError: when a file is missing or malformed, or the weights are not those that the metadata names.
+    """
+    if (folder / WEIGHTS_FILE).is_file() or not (folder / INDEX_FILE).is_file():
+        return load_metadata(folder)
+    path = folder / METADATA_FILE
+    try:
+        metadata = PolicyMetadata.model_validate(json.loads(path.read_text()))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except ValidationError as error:
+        raise ConfigError(describe_errors(path, error)) from error
+    digest = weights_digest(folder)
+    if metadata.digest and metadata.digest != digest:
+        raise ConfigError(
+            f"the weights in {folder} have sha256 {digest}, {METADATA_FILE} names {metadata.digest}: "
+            "they were changed or belong to another checkpoint; fetch the checkpoint again"
+        )
+    return metadata.model_copy(update={"digest": digest})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file whose top level is a map.
+
+    Raises:
+        ConfigError: when it is missing or malformed.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error.strerror}; is the checkpoint complete?") from error
+    except ValueError as error:
+        raise ConfigError(f"'{path}' is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"'{path}' holds a {type(content).__name__}, expected a map")
+    return content
+
+
+def read_tokenizer(folder: Path) -> Tokenizer:
+    """`tokenizer.json`, as the tokenizers library writes it.
+
+    Raises:
+        ConfigError: when it is missing or malformed.
+    """
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ConfigError(
+            f"'{path}' does not exist; write it with transformers' AutoTokenizer.from_pretrained(…).save_pretrained('{folder}')"
+        )
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more special
+        raise ConfigError(f"'{path}' is no tokenizer: {error}") from error
+
+
+def load_weights(kind: Any, folder: Path, options: LocalOptions) -> nn.Module:
+    """A transformers model from its folder, on its device, ready to answer.
+
+    Raises:
+        ConfigError: when files are missing or malformed, or weights are missing, too many or of wrong shapes:
+            transformers itself would fill what is missing with random numbers.
+    """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    device = choose_device(options.device)
+    try:
+        model, info = kind.from_pretrained(
+            folder,
+            dtype=choose_dtype(options.dtype, device),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # of several libraries, with no common root
+        raise ConfigError(f"checkpoint '{folder}' cannot be loaded: {type(error).__name__}: {error}") from error
+    for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if info.get(what):
+            names = sorted(str(key) for key in info[what])
+            raise ConfigError(
+                f"checkpoint '{folder}' has {len(names)} {what.replace('_', ' ')} ({', '.join(names[:3])}, …); "
+                "its weights do not belong to its config.json"
+            )
+    return prepare(model, options, device)
+
+
+def prepare(model: nn.Module, options: LocalOptions, device: torch.device) -> nn.Module:
+    """Quantised if wished, on the device, ready to answer.
+
+    Raises:
+        ConfigError: when the device has no room for it, or torchao is wished and missing.
+    """
+    torch.set_num_threads(options.threads)
+    model.eval().requires_grad_(False)
+    try:
+        model.to(device)
+        if options.quantise != "none":
+            _quantise(model, options.quantise)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(f"{device} has no room for the model: {error}; use quantise or another device") from error
+    return model
+
+
+def _quantise(model: nn.Module, kind: str) -> None:
+    try:
+        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+    except ImportError as error:
+        raise ConfigError(
+            f"option quantise is {kind}, but Python package 'torchao' cannot be imported ({error}); "
+            "install it into the policy file's interpreter, or leave the key out"
+        ) from error
+    quantize_(model, Int8WeightOnlyConfig() if kind == "int8" else Int4WeightOnlyConfig())
+
+
+def choose_device(name: str) -> torch.device:
+    """Raises ConfigError when the device does not exist."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda" if count else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= count:
+        raise ConfigError(f"option device is '{name}', but torch sees {count} GPUs; use 'auto' or 'cpu'")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The type of the weights."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    return torch.float32 if name == "float32" else torch.bfloat16
+
+
+# Between robot and model
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An observation as a model takes it: images (cameras, H, W, 3) uint8, state (d,) in physical units, the text."""
+
+    images: NDArray[np.uint8]
+    state: Array
+    text: str
+
+
+class Interface:
+    """The way from an observation to the inputs of a model and from its rows to a chunk.
+
+    Raises:
+        ConfigError: when a layout is malformed or does not fit the robot.
+    """
+
+    def __init__(self, robot: Robot, inputs: Mapping[str, Any], action: ActionLayout, image_size: tuple[int, int]):
+        self.robot = robot
+        self.inputs = ModelInputs(inputs, robot)
+        self.decoder = ActionDecoder(action, robot)
+        self.encoder = ActionEncoder(action, robot)
+        kinds: dict[type, list[str]] = {CameraEntry: [], StateEntry: [], TextEntry: []}
+        for path, entry in self.inputs.entries():
+            if type(entry) not in kinds or path not in inputs:
+                raise ConfigError(f"inputs.{path}: expected a camera, state or text entry, not nested")
+            kinds[type(entry)].append(path)
+            if isinstance(entry, CameraEntry) and ((entry.height, entry.width) != image_size or entry.axes != "hwc"):
+                raise ConfigError(
+                    f"inputs.{path}: {entry.height} x {entry.width} {entry.axes}, "
+                    f"the model takes {image_size[0]} x {image_size[1]} hwc"
+                )
+        self._cameras, self._states, self._texts = kinds.values()
+        if not self._cameras or len(self._states) > 1 or len(self._texts) > 1:
+            raise ConfigError(
+                f"inputs has {len(self._cameras)} camera, {len(self._states)} state and {len(self._texts)} text entries; "
+                "expected at least one camera, and at most one state and one text"
+            )
+
+    @property
+    def cameras(self) -> int:
+        """Images that the model sees."""
+        return len(self._cameras)
+
+    @property
+    def state_width(self) -> int:
+        """Entries of the state."""
+        return len(self.inputs.state_names)
+
+    def check(self, metadata: PolicyMetadata) -> None:
+        """Refuses a policy file that reads a checkpoint otherwise than the checkpoint says.
+
+        Raises:
+            MismatchError: with every misfit.
+        """
+        pairs: Sequence[tuple[str, object, object]] = (
+            ("cameras", list(metadata.cameras.items()), list(self.inputs.cameras.items())),
+            ("state", list(metadata.state), list(self.inputs.state_names)),
+            ("action_space", metadata.action_space, self.decoder.layout.space),
+            ("action", list(metadata.action), list(self.decoder.names)),
+        )
+        misfits = [
+            f"{key}: {METADATA_FILE} says {expected}, the policy file {found}"
+            for key, expected, found in pairs
+            if expected != found
+        ]
+        if misfits:
+            raise MismatchError(f"policy '{metadata.name}' does not fit its policy file", misfits)
+
+    def see(self, observation: Observation) -> Seen:
+        """What the model sees of an observation.
+
+        Raises:
+            InferenceError: when it lacks a camera, or its numbers are not finite.
+        """
+        fields = self.inputs.compose(observation)
+        state = np.asarray(fields[self._states[0]], dtype=np.float64) if self._states else np.zeros(0)
+        if not np.isfinite(state).all():
+            raise InferenceError(f"the state is not finite: {state}")
+        images = np.stack([fields[path] for path in self._cameras])
+        return Seen(images, state, fields[self._texts[0]] if self._texts else "")
+
+    def encode(self, motion: ArrayLike, observation: Observation) -> Encoded:
+        """The rows that mean the joint motion (K, n)."""
+        return self.encoder.encode(motion, observation.positions)
+
+    def chunk(
+        self, metadata: PolicyMetadata, observation: Observation, rows: ArrayLike, started: float
+    ) -> ActionChunk:
+        """Rows (K, d) in physical units as joint motion; `started`: reading of `time.perf_counter`.
+
+        Raises:
+            InferenceError: when they are not finite, or the first is out of reach.
+        """
+        decoded = self.decoder.decode(rows, observation.positions)
+        positions = self.decoder.reachable(decoded)
+        if len(positions) < len(decoded.positions):
+            first = len(positions)
+            _log.warning(
+                "the answer leaves the robot's reach at point %d by %.3f m and %.2f rad: the chunk ends before it",
+                first,
+                decoded.residuals[first],
+                decoded.tilts[first],
+            )
+        return ActionChunk(
+            stamp_ns=observation.stamp_ns,
+            joint_names=self.robot.joints,
+            trajectory=Trajectory(metadata.dt * np.arange(1, len(positions) + 1), positions),
+            policy=metadata.name,
+            policy_digest=metadata.digest,
+            instruction=observation.instruction,
+            inference_time=time.perf_counter() - started,
+        )

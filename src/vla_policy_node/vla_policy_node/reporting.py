@@ -1,0 +1,96 @@
+"""What the node tells people: status, diagnostics, and what it is about to do."""
+
+import math
+import time
+
+from rclpy.node import Node
+from vla_msgs.msg import PolicyStatus, ReasoningTrace
+
+from vla_node_base.conversions import time_msg
+from vla_node_base.diagnostics import ERROR, OK, WARN, Diagnostics
+from vla_node_base.qos import EVENT, LATCHED
+from vla_policy_node.core.scheduling import Splice
+from vla_policy_node.core.task import Task
+from vla_policy_node.runtime import Runtime, State
+
+_STATUS_PERIOD = 0.5  # s
+_REASON_PERIOD = 0.1  # s; a reason holds figures that change all the time
+_DIAGNOSTICS_PERIOD = 1.0  # s
+_SHOWN = (
+    "policy", "chunks", "chunk_rate", "inference_p50", "inference_p95", "inference_p99", "queue", "starved",
+    "splice_step", "worker_restarts",
+)  # fmt: skip
+
+
+class Reporter:
+    """Publishes `vla_policy/status`, `vla_policy/reasoning` and `/diagnostics`.
+
+    Attributes:
+        splice: the newest one of the running task.
+    """
+
+    def __init__(self, node: Node):
+        self.splice: Splice | None = None
+        self._source = node.get_name()
+        self._status = node.create_publisher(PolicyStatus, "vla_policy/status", LATCHED)
+        self._trace = node.create_publisher(ReasoningTrace, "vla_policy/reasoning", EVENT)
+        self._diagnostics = Diagnostics(node)
+        self._said: tuple[State, str] = (State.UNCONFIGURED, "")
+        self._last = self._last_diagnostics = -math.inf
+
+    def report(self, runtime: Runtime, task: Task | None, now_ns: int, state: State, reason: str) -> bool:
+        """Publishes if it is time to, or something has changed; says whether it did."""
+        since = time.monotonic() - self._last
+        news = state != self._said[0] or (reason != self._said[1] and since >= _REASON_PERIOD)
+        if not news and since < _STATUS_PERIOD:
+            return False
+        self._said, self._last = (state, reason), time.monotonic()
+        message = self._message(runtime, task, now_ns, state, reason)
+        self._status.publish(message)
+        if time.monotonic() - self._last_diagnostics >= _DIAGNOSTICS_PERIOD:
+            self._last_diagnostics = time.monotonic()
+            self._diagnose(state, reason, message)
+        return True
+
+    def think(self, task: Task, text: str, now_ns: int) -> None:
+        """Traces what the node means to do."""
+        trace = ReasoningTrace(
+            source=self._source, task_id=task.id, instruction=task.instruction, text=text, confidence=math.nan
+        )
+        trace.header.stamp = time_msg(now_ns)
+        self._trace.publish(trace)
+
+    def _message(self, runtime: Runtime, task: Task | None, now_ns: int, state: State, reason: str) -> PolicyStatus:
+        ages = runtime.buffer.ages(now_ns)
+        p50, p95, p99 = runtime.meter.quantiles()
+        metadata = runtime.metadata
+        message = PolicyStatus(
+            state=int(state),
+            reason=reason,
+            policy=metadata.name if metadata else "",
+            policy_digest=metadata.digest if metadata else "",
+            task_id=task.id if task else "",
+            instruction=task.instruction if task else "",
+            chunks=runtime.meter.chunks,
+            chunk_rate=runtime.meter.rate(now_ns),
+            inference_p50=p50,
+            inference_p95=p95,
+            inference_p99=p99,
+            queue=runtime.scheduler.queue(now_ns) if task else 0.0,
+            starved=runtime.scheduler.starved,
+            splice_step=self.splice.step if self.splice else math.nan,
+            progress=task.progress if task else math.nan,
+            streams=list(ages),
+            stream_ages=list(ages.values()),
+            worker_restarts=runtime.worker.restarts,
+        )
+        message.header.stamp = time_msg(now_ns)
+        return message
+
+    def _diagnose(self, state: State, reason: str, status: PolicyStatus) -> None:
+        level = {State.FAILED: ERROR, State.WAITING: WARN, State.LOADING: WARN}.get(state, OK)
+        values = {key: getattr(status, key) for key in _SHOWN}
+        values |= {f"age of {name}": age for name, age in zip(status.streams, status.stream_ages, strict=True)}
+        if self.splice is not None:
+            values |= {key: getattr(self.splice, key) for key in ("base", "mismatch", "blend", "stretch", "excess")}
+        self._diagnostics.publish(level, reason or state.name.lower(), values)

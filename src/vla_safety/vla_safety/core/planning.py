@@ -1,0 +1,81 @@
+"""Verified pieces of motion: the longest prefix of a plan, its next segment, the soonest stop. Pure functions."""
+
+import numpy as np
+
+from vla_safety.core.findings import Finding
+from vla_safety.core.motion import Motion, rest
+from vla_safety.core.splicing import GAP_NS, Splice
+from vla_safety.core.stopping import stop
+from vla_safety.core.verification import Verifier
+
+_TRIM_ATTEMPTS = 12
+_SEGMENT_SHARES = (1.0, 0.5, 0.25)  # of the segment, tried until one verifies with its stop
+
+
+def with_stop(motion: Motion, verifier: Verifier, fraction: float) -> Motion:
+    """The motion, then the stop from its last knot."""
+    return motion.then(stop(motion.knot(len(motion) - 1), motion.end, verifier.limits, fraction))
+
+
+def longest_prefix(spliced: Splice, verifier: Verifier, fraction: float) -> tuple[Motion | None, Finding | None]:
+    """The longest part of a plan, to one of its knots, that verifies together with its stop; and what ended it.
+
+    Returns:
+        None for the part when not even the first knot behind the splice has a stop that verifies.
+    """
+    motion = spliced.motion
+    report = verifier.verify(with_stop(motion, verifier, fraction))
+    if report.safe:
+        return motion, None
+    first = int(np.searchsorted(motion.times, spliced.splice_ns, side="right"))
+    last = min(int(np.searchsorted(motion.times, report.safe_until, side="right")), len(motion)) - 1
+    if last < first:
+        return None, report.finding
+    for k in np.unique(np.linspace(last, first, _TRIM_ATTEMPTS).round().astype(int))[::-1]:
+        end = motion.knots(int(k), int(k))
+        if verifier.verify(with_stop(end, verifier, fraction)).safe:
+            return motion.knots(0, int(k)), report.finding
+    return None, report.finding
+
+
+def next_message(
+    plan: Motion, followed_ns: int, now_ns: int, splice_ns: int, segment_ns: int, verifier: Verifier, fraction: float
+) -> tuple[Motion | None, int, Finding | None]:
+    """A message that follows the plan further than `followed_ns`, and stops.
+
+    Returns:
+        The message (None: there is none that verifies, or nothing is left of the plan), the time up to which it follows
+        the plan, and what was against the longest one.
+    """
+    blocked = None
+    for share in _SEGMENT_SHARES:
+        end = _segment_end(plan, splice_ns + round(segment_ns * share))
+        if end <= followed_ns:
+            break
+        message = with_stop(plan.since(now_ns).until(end), verifier, fraction)
+        report = verifier.verify(message)
+        if report.finding is None:
+            return message, end, None
+        blocked = blocked or report.finding
+    return None, followed_ns, blocked
+
+
+def _segment_end(plan: Motion, wanted: int) -> int:
+    """The end of the next segment, not so close behind a knot that rounding would turn into jerk."""
+    if wanted >= plan.end:
+        return plan.end
+    k = int(np.searchsorted(plan.times, wanted, side="right")) - 1
+    return int(plan.times[k]) if wanted - int(plan.times[k]) < GAP_NS else wanted
+
+
+def soonest_stop(committed: Motion, now_ns: int, splice_ns: int, verifier: Verifier, fraction: float) -> Motion:
+    """What is committed up to the splice, then a stop; or what is committed, if that stop is not safe."""
+    at = max(splice_ns, committed.start)
+    if at >= committed.end:
+        return Motion.at(at, rest(committed.positions[-1]))
+    ahead = committed.since(now_ns)
+    k = int(np.searchsorted(ahead.times, at, side="right")) - 1
+    if at - int(ahead.times[k]) < GAP_NS:
+        at = int(ahead.times[k])
+    candidate = with_stop(ahead.until(at), verifier, fraction)
+    return candidate if verifier.verify(candidate).safe else ahead

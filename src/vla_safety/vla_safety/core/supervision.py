@@ -1,0 +1,94 @@
+"""What goes on beside the motion: clock, inputs, the robot's whereabouts, and the causes that people and devices report.
+
+A supervisor can only ask for a stop. Whatever reports a cause (a button, a force limit, later a statistical monitor) can
+therefore make the filter stricter, never looser (I16).
+"""
+
+import numpy as np
+
+from vla_safety.core.config import SafetyConfig
+from vla_safety.core.findings import Finding
+from vla_safety.core.motion import NS, Timeline, nanoseconds, seconds
+from vla_safety.core.verification import Verifier
+from vla_safety.core.watchdogs import Instant, StateMonitor
+
+
+class Supervisor:
+    """Watches; decides nothing.
+
+    Attributes:
+        monitor: of joint states.
+        causes: what is reported to be wrong now, by reporter; while there is one, nobody arms and nobody resets.
+    """
+
+    def __init__(self, config: SafetyConfig, verifier: Verifier):
+        self._settings = config.watchdogs
+        self._verifier = verifier
+        self.monitor = StateMonitor(verifier.limits.names, config.watchdogs)
+        self.causes: dict[str, Finding] = {}
+        self._clock: Instant | None = None
+        self._stop_due: int | None = None
+
+    def restart(self, now: Instant) -> None:
+        """Begins anew, e.g. when the robot is armed."""
+        self._clock = now
+        self._stop_due = None
+
+    def expect_stop(self, end_ns: int) -> None:
+        """The robot must rest soon after `end_ns`."""
+        self._stop_due = end_ns
+
+    def blocked(self, now: Instant) -> Finding | None:
+        """What speaks against arming or resetting: a cause, stale inputs, motion."""
+        for finding in self.causes.values():
+            return finding
+        return self.monitor.check(now) or self.monitor.at_rest()
+
+    def check_clock(self, now: Instant) -> tuple[int, Finding | None]:
+        """Whether the clock and the watch moved alike since the last cycle, and neither went back.
+
+        Returns:
+            ns by which the clock jumped, and the finding if that is too much.
+        """
+        before, self._clock = self._clock, now
+        if before is None:
+            return 0, None
+        moved = now.clock_ns - before.clock_ns
+        jump = moved - max(0, now.watch_ns - before.watch_ns)
+        if moved >= 0 and abs(jump) <= self._settings.clock_tolerance * NS:
+            return 0, None
+        if moved < 0:
+            jump = moved
+        if self._stop_due is not None:
+            self._stop_due += jump
+        return jump, Finding("clock_jump", "clock", seconds(jump), self._settings.clock_tolerance)
+
+    def check_measured(self, timeline: Timeline) -> Finding | None:
+        """Whether the robot is where it was commanded to be, and outside every forbidden volume."""
+        measured = self.monitor.newest
+        if measured is None:
+            return None
+        commanded = timeline.state(measured.stamp_ns)
+        if commanded is not None:
+            finding = self.monitor.tracking(commanded)[1]
+            if finding is not None:
+                return finding
+        return self._verifier.clearances(measured.position)[1]
+
+    def check_stop(self, now: Instant, timeline: Timeline) -> Finding | None:
+        """Whether a stop that was commanded arrives: the robot follows it, and rests when it is over."""
+        if self._stop_due is None or self.monitor.newest is None:
+            return None
+        commanded = timeline.state(self.monitor.newest.stamp_ns)
+        if commanded is not None and now.clock_ns <= self._stop_due:
+            deviating = self.monitor.tracking(commanded)[1]
+            if deviating is not None:
+                return Finding("stop_failed", deviating.subject, deviating.value, deviating.limit)
+        if now.clock_ns < self._stop_due + nanoseconds(self._settings.stop_grace):
+            return None
+        moving = self.monitor.at_rest()
+        if moving is None:
+            self._stop_due = None
+            return None
+        value = moving.value if np.isfinite(moving.value) else float("nan")
+        return Finding("stop_failed", moving.subject, value, moving.limit)
