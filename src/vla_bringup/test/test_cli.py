@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -13,7 +12,8 @@ from vla_bringup.domains import free_domain
 from vla_contract.errors import ConfigError
 
 COMMANDS = (
-    "setup", "demo", "eval", "train", "test", "bench", "run", "status", "instruct", "arm", "disarm", "estop", "reset"
+    "setup", "demo", "eval", "train", "test", "bench", "run", "serve", "status", "instruct", "arm", "disarm", "estop",
+    "reset",
 )  # fmt: skip
 
 
@@ -22,7 +22,7 @@ def vla(*words, domain=None):
     if domain is not None:
         environment["ROS_DOMAIN_ID"] = str(domain)
     return subprocess.run(
-        [sys.executable, "-m", "vla_bringup.cli", *words], capture_output=True, text=True, timeout=60, env=environment
+        [sys.executable, "-m", "vla_bringup.cli", *words], capture_output=True, text=True, timeout=180, env=environment
     )
 
 
@@ -40,12 +40,10 @@ def test_every_command_explains_itself(command):
     assert "Usage: vla" in answer.stdout
 
 
-def test_help_is_quick():
-    began = time.monotonic()
+def test_help_imports_nothing_heavy():
     answer = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "vla_bringup.cli", "--help"], capture_output=True, text=True
     )
-    assert time.monotonic() - began < 5.0
     heavy = {"numpy", "scipy", "rclpy", "mujoco", "torch", "yaml", "pydantic"}
     imported = {line.rsplit("|", 1)[-1].strip() for line in answer.stderr.splitlines() if "|" in line}
     assert not heavy & imported

@@ -12,17 +12,19 @@ from vla_bringup.film import HEIGHT, RATE, WIDTH, Film, contact_sheet
 from vla_contract.robot import load_robot
 
 
+def placed(name, y):
+    orientation = SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
+    pose = SimpleNamespace(position=SimpleNamespace(x=0.5, y=y, z=0.02), orientation=orientation)
+    return SimpleNamespace(name=name, pose=pose)
+
+
 def recorded(robot):
     episode = Episode(robot.joints)
     for k in range(21):
         stamp = k * 50_000_000
         turned = [0.03 * k, *robot.home[1:]]
         episode.add_joints(stamp, list(robot.joints), turned)
-        orientation = SimpleNamespace(x=0.0, y=0.0, z=0.0, w=1.0)
-        episode.add_scene(stamp, [
-            SimpleNamespace(name=name, pose=SimpleNamespace(position=SimpleNamespace(x=0.5, y=y, z=0.02), orientation=orientation))
-            for name, y in (("red_cube", -0.1 + 0.01 * k), ("tray", 0.25))
-        ])  # fmt: skip
+        episode.add_scene(stamp, [placed("red_cube", -0.1 + 0.01 * k), placed("tray", 0.25)])
     return episode
 
 

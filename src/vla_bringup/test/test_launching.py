@@ -1,4 +1,4 @@
-"""launch_ros gets the same list as the runner. Where launch_ros is not installed, a stand-in notes what it would be given."""
+"""launch_ros gets the same list as the runner. Where it is not installed, a stand-in notes what it would be given."""
 
 import importlib
 import importlib.util

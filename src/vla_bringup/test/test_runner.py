@@ -106,9 +106,9 @@ def test_a_stopped_node_is_ended_too(prefix, tmp_path):
 
 
 def test_the_death_of_a_required_node_is_reported_with_its_log(prefix, tmp_path):
-    with Runner(prefix(dies="print('my last words'); raise SystemExit(7)"), tmp_path) as runner:
-        with pytest.raises(NodeDied, match="dies ended with status 7(.|\n)*my last words"):
-            runner.wait()
+    runner = Runner(prefix(dies="print('my last words'); raise SystemExit(7)"), tmp_path)
+    with runner, pytest.raises(NodeDied, match="dies ended with status 7(.|\n)*my last words"):
+        runner.wait()
 
 
 def test_a_gate_that_refuses_starts_nothing_more(prefix, tmp_path):

@@ -34,6 +34,14 @@ def test_sentences_vary():
     assert any("crimson" in t.instruction for t in plan(50, 0))
 
 
+def test_unseen_sentences_name_their_cube_and_differ_from_the_usual_ones():
+    planned = plan(30, 0, wording="unseen")
+    assert all(named_cube(t.instruction) == t.target for t in planned)
+    assert not {t.instruction for t in planned} & {t.instruction for t in plan(30, 0)}
+    assert len({t.instruction for t in planned}) == 30
+    assert [t.seed for t in planned] == [t.seed for t in plan(30, 0)]
+
+
 def test_blank_judges_what_it_does_not_say():
     planned = plan(6, 0, blank=True)
     assert {t.instruction for t in planned} == {""}

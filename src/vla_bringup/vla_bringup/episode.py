@@ -69,13 +69,14 @@ class Episode:
 
     def save(self, path: Path) -> None:
         """As an .npz file that a later reader can film or measure again."""
+        poses: dict[str, Any] = {f"pose_{name}": np.array(rows) for name, rows in self.poses.items()}
         np.savez_compressed(
             path,
             joints=np.array(self.joints),
             joint_times=np.array(self.joint_times),
             joint_positions=np.array(self.joint_positions),
             scene_times=np.array(self.scene_times),
-            **{f"pose_{name}": np.array(rows) for name, rows in self.poses.items()},
+            **poses,
         )
 
     def facts(self) -> dict[str, Any]:

@@ -29,7 +29,8 @@ def share() -> Path:
         if (candidate / "config").is_dir():
             return candidate
     raise ConfigError(
-        f"no configuration of {PACKAGE} found in {', '.join(map(str, candidates))}: build and source the workspace (./vla setup)"
+        f"no configuration of {PACKAGE} found in {', '.join(map(str, candidates))}: "
+        "build and source the workspace (./vla setup)"
     )
 
 

@@ -3,7 +3,7 @@
 The film shows the overview camera with what the policy's own cameras see as insets.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -110,7 +110,7 @@ def contact_sheet(pictures: Sequence[Picture], title: str, path: Path) -> None:
     sheet.save(path)
 
 
-def _writer(path: Path) -> Iterator[None]:
+def _writer(path: Path) -> Generator[None, Picture | None, None]:
     writer = imageio_ffmpeg.write_frames(
         str(path),
         (WIDTH, HEIGHT),

@@ -25,7 +25,8 @@ def main() -> None:
     up = future.done()
     if not up:
         node.get_logger().error(
-            f"the safety filter did not tell its state on {STATE_TOPIC} within {timeout:g} s: nothing else starts; see its log"
+            f"the safety filter did not tell its state on {STATE_TOPIC} within {timeout:g} s: "
+            "nothing else starts; see its log"
         )
     node.destroy_node()
     rclpy.try_shutdown()

@@ -4,6 +4,7 @@ One `Operator` has a ROS context of its own, so that several systems in several 
 Callbacks run in a thread of its own; every call here waits on conditions, never on the clock alone.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -76,8 +77,8 @@ class Operator:
         domain: ROS domain; None: the environment's.
 
     Attributes:
-        state, status, scene: the newest message of each, None before the first.
-        joint_velocities: newest measured (n,), joint name -> rad/s or m/s.
+        state, status, scene, joint_state: the newest message of each, None before the first.
+        reset_time_s: simulated time of the last `reset_scene`, s.
         episode: what is being recorded; None: nothing.
     """
 
@@ -87,6 +88,7 @@ class Operator:
         self.status: PolicyStatus | None = None
         self.scene: SceneState | None = None
         self.joint_state: JointState | None = None
+        self.reset_time_s = -math.inf
         self.episode: Episode | None = None
         self._changed = threading.Condition()
         self._context = rclpy.Context()
@@ -176,6 +178,18 @@ class Operator:
         return to_ns(self.scene.header.stamp) * 1e-9 if self.scene else float("nan")
 
     @property
+    def filter_time_s(self) -> float:
+        """Time of the filter's newest state; minus infinity before the first."""
+        return to_ns(self.state.header.stamp) * 1e-9 if self.state else -math.inf
+
+    @property
+    def speed(self) -> float:
+        """Of the fastest joint, rad/s or m/s; infinite before the first joint state."""
+        if self.joint_state is None or not self.joint_state.velocity:
+            return math.inf
+        return max(map(abs, self.joint_state.velocity))
+
+    @property
     def mode(self) -> str:
         """The filter's mode."""
         return MODES.get(self.state.mode, str(self.state.mode)) if self.state else "unknown"
@@ -237,6 +251,7 @@ class Operator:
             timeout,
             lambda: f"no ground truth of scene {seed} came from /vla_sim after its reset",
         )
+        self.reset_time_s = self.time_s
 
     def execute(self, instruction: str, timeout: float = 0.0) -> Task:
         """Sends a sentence to the policy.

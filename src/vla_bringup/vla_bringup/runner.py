@@ -10,7 +10,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -182,7 +182,8 @@ def command(spec: NodeSpec, log_folder: Path) -> list[str]:
     else:
         looked = ", ".join(map(str, candidates)) or "nowhere: AMENT_PREFIX_PATH is empty"
         raise ConfigError(
-            f"executable '{spec.executable}' of package '{spec.package}' is not installed (looked at {looked}); run ./vla setup"
+            f"executable '{spec.executable}' of package '{spec.package}' is not installed (looked at {looked}); "
+            "run ./vla setup"
         )
     line = [str(candidate), *spec.arguments, "--ros-args", "-r", f"__node:={spec.name}"]
     for source, target in spec.remappings:
@@ -194,7 +195,7 @@ def _plain(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _die_with(parent: int):  # type: ignore[no-untyped-def]
+def _die_with(parent: int) -> Callable[[], None]:
     """What the child does between fork and exec: it asks the kernel to be killed when the runner's thread ends."""
 
     def preexec() -> None:

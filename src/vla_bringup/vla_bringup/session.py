@@ -1,4 +1,7 @@
-"""A whole simulated system under control: started, ready, and asked to do trials. Demo, evaluation and system tests use it."""
+"""A whole simulated system under control: started, ready, and asked to do trials.
+
+Demo, evaluation and system tests use it.
+"""
 
 import time
 from collections.abc import Callable
@@ -15,9 +18,11 @@ from vla_bringup.runner import Runner
 from vla_bringup.system import System
 from vla_contract.robot import load_robot
 
-READY_TIMEOUT = 60.0  # s; a cold disk and a busy machine included
+READY_TIMEOUT = 120.0  # s; a cold disk and a busy machine included
 ARM_TIMEOUT = 15.0  # s
 STALL_TIMEOUT = 30.0  # s of wall time without any simulated time passing
+AT_REST = 0.02  # rad/s and m/s, of the fastest joint
+FRESH = 0.25  # s simulated after a reset: longer than the filter takes a joint state for fresh
 SETTLE_TIME = 2.0  # s simulated, for a released cube to come to rest
 
 Tick = Callable[["Session", Task], None]
@@ -125,33 +130,51 @@ class Session:
             NodeDied: when a node ended.
         """
         operator = self.operator
-        if operator.mode == "ESTOP":
-            operator.trigger("reset")
-        operator.trigger("disarm")
+        if operator.mode != "ESTOP":
+            operator.trigger("disarm")
+        # A stop that is still on its way would move the robot away from home again.
+        operator.wait(lambda: operator.speed < AT_REST, STALL_TIMEOUT, lambda: "the robot does not rest", self.check)
         operator.reset_scene(seed)
+        # Armed at once, the filter could take the robot to be where it was before the reset.
+        after = operator.reset_time_s + FRESH
+        operator.wait(
+            lambda: operator.filter_time_s > after,
+            STALL_TIMEOUT,
+            lambda: f"vla_safety's clock stands at {operator.filter_time_s:.2f} s after the reset",
+            self.check,
+        )
+        if operator.mode == "ESTOP":
+            self._insist("reset")
         self.arm()
 
-    def arm(self, timeout: float = ARM_TIMEOUT) -> None:
+    def arm(self) -> None:
         """Arms the filter as soon as it agrees.
 
         Raises:
             NotReady: with the filter's last reason.
         """
-        operator, deadline = self.operator, time.monotonic() + timeout
+        operator = self.operator
+        self._insist("arm")
+        operator.wait(
+            lambda: operator.mode in ("ARMED", "HOLD"), ARM_TIMEOUT, lambda: f"vla_safety is {operator.mode}, not ARMED"
+        )
+
+    def _insist(self, name: str) -> None:
+        """Calls a service of the filter until it agrees; it may have to wait for fresh input, or for rest."""
+        deadline = time.monotonic() + ARM_TIMEOUT
         while True:
             self.check()
-            done, message = operator.trigger("arm")
+            done, message = self.operator.trigger(name)
             if done:
-                break
+                return
             if time.monotonic() > deadline:
-                raise NotReady(f"vla_safety refuses to arm: {message}; it did not change its mind within {timeout:g} s")
-            newest = operator.state
-            operator.wait(
-                lambda newest=newest: operator.state is not newest, 5.0, lambda: "no state came from vla_safety"
-            )  # type: ignore[misc]
-        operator.wait(
-            lambda: operator.mode in ("ARMED", "HOLD"), timeout, lambda: f"vla_safety is {operator.mode}, not ARMED"
-        )
+                raise NotReady(f"vla_safety refuses to {name} for {ARM_TIMEOUT:g} s: {message}")
+            self._next_state()
+
+    def _next_state(self) -> None:
+        operator = self.operator
+        known = operator.state
+        operator.wait(lambda: operator.state is not known, 5.0, lambda: "no state came from vla_safety")
 
     def trial(self, instruction: str, target: str, timeout: float = 0.0, tick: Tick | None = None) -> TrialResult:
         """Lets the policy do what `instruction` says in the scene that was prepared, and judges by ground truth.

@@ -79,7 +79,7 @@ def demo_system(
         ConfigError: when a file is missing or wrong.
     """
     files = _files(robot, policy, safety)
-    common = {"robot": str(files.robot.path), "use_sim_time": True, "lockstep": lockstep}
+    common: dict[str, Value] = {"robot": str(files.robot.path), "use_sim_time": True, "lockstep": lockstep}
     system = [
         _node("vla_safety", "vla_safety", {**common, "safety": str(files.safety)}),
         _node("vla_sim", "vla_sim", {**common, "seed": seed}),
@@ -99,7 +99,7 @@ def robot_system(robot: str, policy: str, safety: str = "", *, rviz: bool = Fals
     Nothing starts before the safety filter is up and has passed its self-test.
     """
     files = _files(robot, policy, safety)
-    common = {"robot": str(files.robot.path)}
+    common: dict[str, Value] = {"robot": str(files.robot.path)}
     system = [
         _node("vla_safety", "vla_safety", {**common, "safety": str(files.safety)}),
         _node("vla_bringup", "vla_wait_for_filter", {"timeout": FILTER_TIMEOUT}, required=False, gate=True),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import binomtest
@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from vla_bringup.judge import COLOUR_WORDS, cube, named_cube
 from vla_contract.errors import ConfigError
 
+Wording = Literal["usual", "unseen"]
 TEMPLATES = (
     "put the {red} cube in the tray",
     "place the {red} cube into the tray",
@@ -54,12 +55,20 @@ class Outcome:
 
 
 def plan(
-    trials: int, seed: int, instruction: str | None = None, target: str | None = None, blank: bool = False
+    trials: int,
+    seed: int,
+    instruction: str | None = None,
+    target: str | None = None,
+    blank: bool = False,
+    wording: Wording = "usual",
 ) -> list[Trial]:
     """`trials` scenes; the same arguments give the same plan.
 
-    Without `instruction` the three colours come in equal parts (to one), each with all templates in turn. With `blank` the
-    policy gets an empty sentence and the colours are judged as if it had been told.
+    Without `instruction` the three colours come in equal parts (to one), each with all templates in turn. With `blank`
+    the policy gets an empty sentence and the colours are judged as if it had been told.
+
+    Args:
+        wording: "usual" takes the templates of this module, "unseen" sentences that training has left out.
 
     Raises:
         ConfigError: when `trials` is not positive, or a fixed instruction does not say which cube is meant.
@@ -68,25 +77,34 @@ def plan(
         raise ConfigError(f"--trials is {trials}, expected at least 1")
     generator = np.random.default_rng(seed)
     seeds = generator.integers(2**31, 2**32, size=trials)  # above the seeds that training uses
+    sentences = _unseen(seed) if wording == "unseen" else _usual
     colours = list(COLOUR_WORDS)
     planned = []
     for index in range(trials):
-        colour = colours[index % len(colours)]
-        sentence, aim = _sentence(index // len(colours), colour), f"{colour}_cube"
+        colour, number = colours[index % len(colours)], index // len(colours)
         if instruction is not None:
             sentence, aim = instruction, cube(target) if target else named_cube(instruction)
-        elif target is not None:
-            aim = cube(target)
-            sentence = _sentence(index, aim.removesuffix("_cube"))
+        else:
+            if target is not None:
+                colour, number = cube(target).removesuffix("_cube"), index
+            sentence, aim = sentences(number, colour), f"{colour}_cube"
         label = f"(blank, {aim} judged)" if blank else sentence
         planned.append(Trial(index, int(seeds[index]), "" if blank else sentence, aim, label))
     return planned
 
 
-def _sentence(number: int, colour: str) -> str:
+def _usual(number: int, colour: str) -> str:
     template = TEMPLATES[number % len(TEMPLATES)]
     word = _SYNONYM[colour] if number % len(TEMPLATES) == len(TEMPLATES) - 1 else colour
     return template.format(red=word)
+
+
+def _unseen(seed: int) -> Callable[[int, str], str]:
+    """Draws from the sentences that training has left out, without repetition as long as there are any."""
+    from vla_learning.instructions import held_out  # only this wording needs the package
+
+    order = {c: np.random.default_rng([seed, k]).permutation(held_out(c)) for k, c in enumerate(COLOUR_WORDS)}
+    return lambda number, colour: str(order[colour][number % len(order[colour])])
 
 
 def interval(successes: int, trials: int) -> tuple[float, float]:

@@ -6,6 +6,7 @@ import mujoco
 import mujoco.viewer
 import numpy as np
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from vla_msgs.msg import SceneState
@@ -52,12 +53,17 @@ def main() -> None:
         with mujoco.viewer.launch_passive(
             mirror.cell.model, mirror.cell.data, show_left_ui=False, show_right_ui=False
         ) as window:
-            mirror.create_timer(1 / RATE, lambda: (mirror.show(), window.sync()))
+
+            def draw() -> None:
+                mirror.show()
+                window.sync()
+
+            mirror.create_timer(1 / RATE, draw)
             while rclpy.ok() and window.is_running():
                 rclpy.spin_once(mirror, timeout_sec=0.1)
     except VlaError as error:
         sys.exit(f"vla_viewer: {error}")
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ExternalShutdownException):
         pass
     finally:
         rclpy.try_shutdown()

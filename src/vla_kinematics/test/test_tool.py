@@ -7,8 +7,8 @@ import pytest
 from fr3_urdf import HOME, LOWER, NAMES, UPPER, fr3_urdf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vla_contract.errors import ConfigError, InferenceError
 
+from vla_contract.errors import ConfigError, InferenceError
 from vla_kinematics import ToolKinematics
 
 KINEMATICS = ToolKinematics(fr3_urdf(), NAMES, "tool", HOME)

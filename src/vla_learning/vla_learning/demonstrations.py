@@ -12,14 +12,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vla_contract.observation import Observation
 from vla_contract.resampling import resize_image
 from vla_contract.robot import load_robot
-from vla_sim.core.expert import Situation
-
 from vla_learning.frames import CAMERAS, IMAGE, Frames
 from vla_learning.instructions import trained
 from vla_learning.stage import COLOURS, DT, HORIZON, Pace, Stage
+from vla_sim.core.expert import Situation
 
 Array = NDArray[np.float64]
 TIME_LIMIT = 11.0  # s of an episode
@@ -103,7 +103,7 @@ class _Player:
         if self.policy is not None:
             self.policy.reset()
         sentences = trained(colour)
-        sentence = sentences[int(rng.integers(len(sentences)))]
+        sentence = "" if rng.random() < 0.1 else sentences[int(rng.integers(len(sentences)))]
         disturbance = _Disturbance(rng)
         rows: list[dict[str, object]] = []
         done = 0

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.table import Table
 from scipy.stats import binomtest
-from vla_contract.robot import load_robot
 
+from vla_contract.robot import load_robot
 from vla_learning.instructions import PLAIN, held_out
 from vla_learning.rollout import Outcome, load_policy, play_all
 from vla_learning.stage import COLOURS, Stage
@@ -41,10 +41,7 @@ class Report:
             "wrong_object": sum(outcome.wrong for outcome in outcomes),
             "first_seed": outcomes[0].seed,
             "mean_duration_s": round(sum(outcome.duration for outcome in outcomes) / len(outcomes), 2),
-            **{
-                f"successes_{colour}": sum(o.success for o in outcomes if o.colour == colour)
-                for colour in COLOURS
-            },
+            **{f"successes_{colour}": sum(o.success for o in outcomes if o.colour == colour) for colour in COLOURS},
         }
 
     def summary(self) -> dict[str, object]:

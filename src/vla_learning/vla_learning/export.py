@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from vla_contract.policy import CameraInput, PolicyMetadata, Statistics
-from vla_policy_node.backends.flow.checkpoint import save_checkpoint
-
 from vla_learning.frames import CAMERAS, IMAGE
 from vla_learning.stage import DT, HORIZON
 from vla_learning.training import Trainer
+from vla_policy_node.backends.flow.checkpoint import save_checkpoint
 
 ARM = tuple(f"fr3_joint{i}" for i in range(1, 8))
 FINGER = "fr3_finger_joint1"
@@ -28,7 +27,10 @@ def export(folder: Path, trainer: Trainer, facts: dict[str, str | int | float]) 
             *(f"{TOOL}.{axis}[m, base frame]" for axis in "xyz"),
         ),
         action_space="ee_delta_position",
-        action=(*(f"{TOOL}.d{axis}[m, base frame, from the observation]" for axis in "xyz"), "gripper[0 closed, 1 open]"),
+        action=(
+            *(f"{TOOL}.d{axis}[m, base frame, from the observation]" for axis in "xyz"),
+            "gripper[0 closed, 1 open]",
+        ),
         horizon=HORIZON,
         dt=DT,
         tool_frame=TOOL,

@@ -7,8 +7,8 @@ from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
-from vla_contract.errors import ConfigError
 
+from vla_contract.errors import ConfigError
 from vla_learning.stage import HORIZON
 
 IMAGE = 96  # px

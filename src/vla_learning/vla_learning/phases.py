@@ -10,8 +10,8 @@ from queue import Empty
 
 import torch
 import torch.distributed as dist
-from vla_contract.errors import VlaError
 
+from vla_contract.errors import VlaError
 from vla_learning.export import export
 from vla_learning.frames import Frames
 from vla_learning.training import Normalisation, Settings, Share, Trainer
@@ -45,7 +45,9 @@ def train(phase: Phase, report: Callable[[dict[str, float]], None]) -> None:
     queue: Queue[dict[str, float]] = context.Queue()
     meeting = phase.folder / f"meeting-{os.getpid()}-{phase.until}"
     meeting.unlink(missing_ok=True)
-    processes = [context.Process(target=_run, args=(phase, rank, meeting, queue), daemon=True) for rank in range(phase.world)]
+    processes = [
+        context.Process(target=_run, args=(phase, rank, meeting, queue), daemon=True) for rank in range(phase.world)
+    ]
     for process in processes:
         process.start()
     try:

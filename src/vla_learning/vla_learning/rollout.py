@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from vla_contract.errors import InferenceError
-from vla_policy_node.backends.flow import FlowBackend, load
 
+from vla_contract.errors import InferenceError
 from vla_learning.stage import COLOURS, Pace, Stage
+from vla_policy_node.backends.flow import FlowBackend, load
 
 DONE = 0.9  # progress from which the policy calls its task finished
 _DONE_IN_A_ROW = 2
@@ -16,7 +16,7 @@ _DONE_IN_A_ROW = 2
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an episode ended. `placed`: colours in the tray; `ended`: the policy said so itself, before the time limit."""
+    """How an episode ended. `placed`: colours in the tray; `ended`: the policy said so itself, in time."""
 
     seed: int
     colour: str

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from vla_contract.observation import Observation
 from vla_contract.robot import Robot
 from vla_kinematics import ToolKinematics
@@ -113,7 +114,7 @@ class Stage:
         """
         stamp = self.cell.time_ns
         self.cell.run(pace.latency)
-        self._send(stamp, DT * np.arange(1, len(positions) + 1), positions)
+        self._send(stamp, DT * np.arange(1.0, len(positions) + 1), positions)
         self.cell.run(pace.period - (self.cell.time_ns - stamp) * 1e-9)
 
     def placed(self) -> tuple[str, ...]:
@@ -129,8 +130,10 @@ class Stage:
         grid = np.arange(_GRID, (stamp_ns - now) * 1e-9 + times[-1] + 1e-9, _GRID)  # s from now
         held = self.cell.controller.desired[0]
         new = _at(grid, (stamp_ns - now) * 1e-9 + times, positions)
-        old = np.tile(held, (len(grid), 1)) if self._plan is None else _at(
-            grid, (self._plan[0] - now) * 1e-9 + self._plan[1], self._plan[2]
+        old = (
+            np.tile(held, (len(grid), 1))
+            if self._plan is None
+            else _at(grid, (self._plan[0] - now) * 1e-9 + self._plan[1], self._plan[2])
         )
         share = np.clip(grid / _BLEND, 0, 1)[:, None]
         share = share * share * (3 - 2 * share)

@@ -17,12 +17,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from vla_contract.errors import ConfigError, VlaError
 
+from vla_contract.errors import ConfigError, VlaError
 from vla_learning.card import publish
 from vla_learning.demonstrations import Recipe, make
 from vla_learning.evaluation import Report, evaluate
-from vla_learning.frames import Frames
 from vla_learning.phases import CHECKPOINT, Phase, train
 from vla_learning.training import Settings
 
@@ -129,7 +128,7 @@ def _frames(
 
 
 def _fit_to_time(settings: Settings, work: Path, data: Sequence[Path], world: int, seconds: float) -> Settings:
-    """As many steps as fit into `seconds` at the speed that this machine shows; the choice is kept for a resumed run."""
+    """As many steps as fit into `seconds` at this machine's speed; the choice is kept for a resumed run."""
     path = work / "steps.json"
     if not path.exists():
         speeds: list[float] = []
@@ -154,11 +153,14 @@ class _Bars:
 
     def steps(self, phase: Phase) -> None:
         """Trains with a bar that shows the losses."""
-        task = None if self._progress is None else self._progress.add_task(f"training to {phase.until}", total=phase.until)
+        task = (
+            None if self._progress is None else self._progress.add_task(f"training to {phase.until}", total=phase.until)
+        )
 
         def show(metrics: dict[str, float]) -> None:
             if self._progress is not None and task is not None:
-                text = f"training: flow loss {metrics['flow']:.3f}, cube read to {1000 * metrics['cube_error_m']:.0f} mm"
+                miss = 1000 * metrics["cube_error_m"]
+                text = f"training: flow loss {metrics['flow']:.3f}, cube read to {miss:.0f} mm"
                 self._progress.update(task, completed=metrics["step"], description=text)
 
         train(phase, show)
@@ -179,7 +181,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if work.exists() and any(work.iterdir()) and not options.resume:
         console.print(f"[red]'{work}' is not empty: add --resume to go on with it, or choose another --work")
         return 1
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     try:
         with Progress(*columns, console=console) as progress:
             report = run(plan, work, Path(options.out), options.device, options.hours, progress)

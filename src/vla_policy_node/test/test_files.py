@@ -71,8 +71,13 @@ def test_every_misfit_is_named_before_anything_starts(robot, tmp_path, capsys):
     with pytest.raises(MismatchError) as caught:
         preflight(robot, load_policy_file(path))
     text = "\n".join(caught.value.misfits)
-    for words in ("camera 'left'", "joints: the policy expects ['j2', 'j1', 'grip']", "tool_frame: the policy moves 'gripper'",
-                  "statistics.state.mean: 2 entries, expected 3", "statistics.action: missing"):  # fmt: skip
+    for words in (
+        "camera 'left'",
+        "joints: the policy expects ['j2', 'j1', 'grip']",
+        "tool_frame: the policy moves 'gripper'",
+        "statistics.state.mean: 2 entries, expected 3",
+        "statistics.action: missing",
+    ):
         assert words in text
     assert main([str(robot.path), str(path)]) == 2
     assert "camera 'left'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The flow policy: network, checkpoint and backend. Small random weights; the shipped ones are tested by closed loop."""
+"""The flow policy: network, checkpoint and backend. Random weights; the shipped ones are tested in closed loop."""
 
 import importlib.util
 import json

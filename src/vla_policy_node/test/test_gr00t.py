@@ -131,9 +131,9 @@ def test_a_server_that_is_killed_is_named_and_used_again_when_it_is_back(servers
     for seed in range(2):
         server.kill()
         with pytest.raises(InferenceError, match=rf"tcp://127\.0\.0\.1:{server.port}: no answer for"):
-            answered(hasty, observation())
+            hasty.infer(observation())
         with pytest.raises(InferenceError, match="next attempt in|no answer"):
-            answered(hasty, observation())
+            hasty.infer(observation())
         server.start()
         seen = observation(seed=seed)
         assert np.allclose(answered(hasty, seen).positions, expected_positions(seen), atol=1e-6)
@@ -144,7 +144,7 @@ def test_a_server_that_freezes_costs_the_time_out_and_no_more(servers, hasty):
     servers["n1.6"].signal(signal.SIGSTOP)
     try:
         with pytest.raises(InferenceError, match="no answer for"):
-            answered(hasty, observation())
+            hasty.infer(observation())
     finally:
         servers["n1.6"].signal(signal.SIGCONT)
     seen = observation(seed=2)

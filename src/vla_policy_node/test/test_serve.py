@@ -1,6 +1,7 @@
 """Our server driven by openpi's own client (PyPI `openpi-client`), as real processes; its manners in this process."""
 
 import asyncio
+import queue
 import signal
 import subprocess
 import sys
@@ -22,8 +23,10 @@ from vla_contract.policy import CameraInput, PolicyMetadata, Statistics
 from vla_contract.robot import read_yaml
 from vla_policy_node.backends import load_backend, locate
 from vla_policy_node.backends.encodings import pack_openpi
+from vla_policy_node.config import load_policy_file
 from vla_policy_node.core.model_inputs import ModelInputs, robot_layout
 from vla_policy_node.serve import PolicyServer
+from vla_policy_node.worker.client import Answer, Ready, Refusal, Worker
 
 WATCHED = ModelInputs(robot_layout(FR3, ("front", "wrist")), FR3)
 QUICK = {"timeout": 20.0, "first_timeout": 20.0, "shortest_retry": 0.02, "longest_retry": 0.05}
@@ -187,6 +190,33 @@ def test_our_client_goes_on_after_the_server_was_killed(server):
         server.start()
         until(lambda: _answers(backend))
     backend.close()
+
+
+def test_a_worker_process_goes_on_after_the_server_was_killed(server, tmp_path):
+    """The chain of the running node: its worker, our client, a server elsewhere."""
+    options = read_yaml(BRINGUP / "config" / "policies" / "served.yaml", "policy file")["options"]
+    path = tmp_path / "served.yaml"
+    path.write_text(yaml.safe_dump({"backend": "openpi", "options": {**options, "port": server.port, **QUICK}}))
+    events: queue.Queue[object] = queue.Queue()
+    shapes = {name: (camera.height, camera.width) for name, camera in FR3.cameras.items()}
+    worker = Worker(load_policy_file(path).worker(FR3.path), shapes, events.put)
+
+    def event():
+        worker.infer(observation())
+        return events.get(timeout=20)
+
+    try:
+        worker.start()
+        assert isinstance(events.get(timeout=60), Ready)
+        assert isinstance(event(), Answer)
+        server.kill()
+        refusal = event()
+        assert isinstance(refusal, Refusal) and "next attempt in" in refusal.reason
+        server.start()
+        until(lambda: isinstance(event(), Answer))
+        assert worker.restarts == 0, "an outage of the server is no failure of the worker"
+    finally:
+        worker.close()
 
 
 def _answers(backend):

@@ -10,7 +10,7 @@ from vla_contract.errors import ConfigError
 from vla_contract.robot import describe_errors, read_yaml, resolve_path
 from vla_policy_node.backends import locate
 from vla_policy_node.core.observations import Tolerances
-from vla_policy_node.core.scheduling import Schedule
+from vla_policy_node.core.scheduling import Schedule, Strategy
 from vla_policy_node.worker.client import WorkerSpec
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -24,6 +24,7 @@ class _Strict(BaseModel):
 class ScheduleFile(_Strict):
     """See `core.scheduling.Schedule`; times in s."""
 
+    strategy: Strategy = "async"
     execution_horizon: Positive = 0.4
     margin: Annotated[float, Field(ge=0.02, le=1)] = 0.1
     blend: Annotated[float, Field(ge=0.05, le=2)] = 0.25
@@ -31,6 +32,7 @@ class ScheduleFile(_Strict):
     acceleration_share: Share = 0.5
     limit_share: Share = 0.8
     stiffness: Annotated[float, Field(ge=0, le=3)] = 0.1
+    ensemble_decay: Annotated[float, Field(ge=-5, le=5)] = 0.01
 
 
 class TolerancesFile(_Strict):
@@ -56,7 +58,7 @@ class PolicyFile(_Strict):
 
     Attributes:
         backend: entry point of the group `vla_policy_node.backends`, or `module:function`.
-        checkpoint: folder or file; relative to this file, absolute, or `package://…`. Clients of policy servers need none.
+        checkpoint: folder or file; relative to this file, absolute, or `package://…`; policy servers need none.
         interpreter: Python of the worker; empty: the node's. Relative to this file if it has a slash.
         environment: variables of the worker, on top of the few that are passed on.
         options: for the backend.

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.action import CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
+from rclpy.parameter import Parameter
 from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import Image, JointState
@@ -47,6 +49,7 @@ class Parameters:
 
     robot: str = parameter("", "path of the robot file")
     policy: str = parameter("", "path of the policy file")
+    strategy: str = parameter("", "sync, async, ensemble or rtc; empty: the policy file's", read_only=False)
     default_timeout: float = parameter(60.0, "of a task that names none", unit="s", low=1.0, high=86400.0)
     unarmed_time: float = parameter(
         1.0, "how long the safety filter may be disarmed or e-stopped before a task ends", unit="s", low=0.0, high=60.0
@@ -106,6 +109,9 @@ class PolicyNode(VlaNode):
         self._guard = self.create_guard_condition(self.guarded(self._on_events))
         self.create_timer(_TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._runtime = Runtime(robot, policy, image_view, self._guard.trigger)
+        if self.params.strategy:
+            self._runtime.scheduler.choose(self.params.strategy)
+        self.add_on_set_parameters_callback(self._on_parameters)
         self._runtime.start()
 
     def activate(self) -> None:
@@ -119,6 +125,17 @@ class PolicyNode(VlaNode):
     def cleanup(self) -> None:
         if self._runtime is not None:
             self._runtime.close()
+
+    def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        """The strategy may change at any time; the next chunk follows it."""
+        assert self._runtime is not None
+        for parameter_ in parameters:
+            if parameter_.name == "strategy":
+                try:
+                    self._runtime.scheduler.choose(parameter_.value or self._runtime.policy.timing.strategy)
+                except ConfigError as error:
+                    return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
 
     # -- clocks
 

@@ -177,7 +177,7 @@ class Rig:
 
 def smooth_chunk(rig: Rig, goal, duration=1.0, points=20, stamp_age=0.05, **options):
     """A quintic from where the robot is commanded to be soon to `goal`, as a proposal."""
-    at = rig.now + 60 * MS
+    at = rig.now + 80 * MS
     committed = rig.filter.committed
     origin = rig.controller.state
     if committed is not None:

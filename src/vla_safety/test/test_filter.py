@@ -148,6 +148,33 @@ def test_i15_a_late_cycle_lets_the_committed_stop_play():
     check_envelope(rig.controller)
 
 
+def test_i15_a_message_that_took_too_long_is_not_sent():
+    rig = Rig()
+    rig.propose(smooth_chunk(rig, away(0.8), duration=1.2))
+    rig.run(0.3)
+    rig.advance(0.04)
+    rig.observe()
+    rig.filter.cycle(rig.instant)
+    assert rig.filter.pending
+    rig.advance(0.05)
+    rig.filter.retract(rig.instant)
+    rig.collect()
+    rig.run(0.8)
+    assert rig.filter.mode == Mode.HOLD and rig.filter.finding.reason == "late_cycle"
+    assert not rig.controller.state[1:].any()
+    check_envelope(rig.controller)
+    # A stop that took too long is made again.
+    rig.propose(smooth_chunk(rig, away(0.2), duration=1.2))
+    rig.run(0.4)
+    rig.filter.estop(rig.instant)
+    rig.advance(0.05)
+    rig.filter.retract(rig.instant)
+    rig.collect()
+    rig.run(0.6)
+    assert rig.filter.mode == Mode.ESTOP and not rig.controller.state[1:].any()
+    check_envelope(rig.controller)
+
+
 def test_messages_may_arrive_late_without_a_step():
     for delay in (0, 10, 40):
         rig = Rig(delay=delay)
@@ -283,6 +310,12 @@ def test_i05_a_clock_jump_stops_and_latches():
 
         rig.filter.cycle(Instant(rig.now + jump * 10**9, rig.now + 40 * MS))
         assert rig.filter.mode == Mode.ESTOP and rig.filter.finding.reason == "clock_jump"
+        (stop,) = rig.filter.drain().motions
+        now = rig.now + jump * 10**9
+        # On the new clock, from where the robot is commanded to be, to rest at once.
+        assert abs(stop.start - now) < 10**8 and stop.end - now < 10**9
+        assert np.allclose(stop.state(now).position, rig.controller.state[0], atol=0.05)
+        assert stop.knot(len(stop) - 1).at_rest
 
 
 def test_i11_an_override_takes_over_and_the_policy_does_not_come_back():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vla_contract.robot import load_robot
 from vla_kinematics import ToolKinematics
-
 from vla_sim.core.cell import Cell
 from vla_sim.core.controller import JointTrajectoryCommand
 from vla_sim.core.expert import Expert, Pose, Situation

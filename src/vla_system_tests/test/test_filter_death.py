@@ -29,9 +29,7 @@ def assert_at_rest(watcher: Watcher, fence: Fence, killed_ns: int) -> None:
     promised = watcher.commands[-1][1]
     rest = watcher.rest_after(killed_ns)
     assert rest is not None, f"still moving at {watcher.speed:.3f} rad/s"
-    print(
-        f"killed at {killed_ns * 1e-9:.3f} s, at rest after {(rest - killed_ns) * 1e-9:.3f} s, promised {(promised - killed_ns) * 1e-9:.3f} s"
-    )
+    print(f"at rest after {(rest - killed_ns) * 1e-9:.3f} s, promised {(promised - killed_ns) * 1e-9:.3f} s")
     assert promised - killed_ns <= TAIL * 1e9
     assert rest <= promised + SETTLING * 1e9
     assert not fence.violations(watcher.positions_after(killed_ns))

@@ -1,8 +1,8 @@
 """Two processes that measure whether images arrive: `python -m vla_system_tests.images publish|subscribe`.
 
-DDS discovery ends at different moments on the two sides, so the publisher sends warm-up images until the subscriber says
-that it sees both cameras; only then it sends the `--frames` images per camera that count, and stays until the subscriber
-is gone. The subscriber prints one JSON object: frames per camera, and delays from stamp to callback.
+DDS discovery ends at different moments on the two sides, so the publisher sends warm-up images until the subscriber
+says that it sees both cameras; only then it sends the `--frames` images per camera that count, and stays until the
+subscriber is gone. The subscriber prints one JSON object: frames per camera, and delays from stamp to callback.
 """
 
 import argparse

@@ -3,7 +3,7 @@ must be there at once."""
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -100,6 +100,9 @@ def evaluate(
     instruction: Instruction = None,
     target: Target = None,
     blank: Annotated[bool, typer.Option("--blank", help="Give the policy an empty sentence.")] = False,
+    wording: Annotated[
+        Literal["usual", "unseen"], typer.Option(help="Sentences that training knows, or such as it has left out.")
+    ] = "usual",
     realtime: Annotated[bool, typer.Option("--realtime", help="Do not let the simulator wait for the nodes.")] = False,
     out: Out = None,
     robot: RobotName = "fr3_sim",
@@ -122,6 +125,7 @@ def evaluate(
         instruction,
         target,
         blank,
+        wording,
         realtime,
         out,
         robot,
@@ -176,6 +180,25 @@ def run(
     console = Console(False)
     with reported(console):
         interruptible(lambda: run_system(words, out, domain, console))
+
+
+@app.command(epilog=EPILOG)
+def serve(
+    policy: Annotated[str, typer.Argument(help="Name in config/policies, or path of a policy file.")] = "flow",
+    robot: RobotName = "fr3_sim",
+    host: Annotated[str, typer.Option(help="Address to listen on; other than loopback needs a key.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+) -> None:
+    """Serve a policy to any openpi client until Ctrl-C.
+
+    A key that clients must send is taken from the environment variable VLA_SERVE_KEY.
+    """
+    from vla_bringup.cli.tools import run_module
+    from vla_bringup.files import find
+
+    with reported(Console(False)):
+        files = [str(find("robots", robot)), str(find("policies", policy))]
+    run_module("vla_policy_node.serve", [*files, "--host", host, "--port", str(port)])
 
 
 @app.command(epilog=EPILOG)

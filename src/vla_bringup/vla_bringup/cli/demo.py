@@ -39,7 +39,13 @@ class Demo:
 
     def run(self) -> None:
         """Runs the demo and ends the process."""
-        nothing = {"success": False, "placed": None, "duration_s": None, "startup_s": None, "decisions": {}}
+        nothing: dict[str, Any] = {
+            "success": False,
+            "placed": None,
+            "duration_s": None,
+            "startup_s": None,
+            "decisions": {},
+        }
         with reported(self.console, nothing):
             self._run()
 

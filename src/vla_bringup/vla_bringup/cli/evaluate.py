@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 from vla_bringup.cli.console import OK, Console, reported
 from vla_bringup.cli.demo import draw
@@ -24,6 +24,7 @@ class Evaluation:
     instruction: str | None
     target: str | None
     blank: bool
+    wording: Literal["usual", "unseen"]
     realtime: bool
     out: Path | None
     robot: str
@@ -35,12 +36,13 @@ class Evaluation:
     console: Console
 
     def run(self) -> None:
-        """Runs the evaluation and ends the process. Failed trials are a result: the exit code is 0 when all were run."""
-        with reported(self.console, summary([], self.seed, "")):
-            self._run()
+        """Runs the evaluation and ends the process. Failed trials are a result: the exit code is 0 when all ran."""
+        known = summary([], self.seed, "")
+        with reported(self.console, known):  # an interrupted evaluation tells what it has seen
+            self._run(known)
 
-    def _run(self) -> None:
-        planned = plan(self.trials, self.seed, self.instruction, self.target, self.blank)
+    def _run(self, known: dict[str, Any]) -> None:
+        planned = plan(self.trials, self.seed, self.instruction, self.target, self.blank, self.wording)
         folder = self.out or run_folder("eval")
         folder.mkdir(parents=True, exist_ok=True)
         outcomes: list[Outcome] = []
@@ -63,7 +65,7 @@ class Evaluation:
                     outcomes.append(_outcome(trial, result))
                     if not result.verdict.success and len(failures) < self.films:
                         failures.append((trial, result))
-                    self._write(folder, outcomes, digest)  # what is known survives an interrupted evaluation
+                    known.update(self._write(folder, outcomes, digest))
                     bar.show(outcomes)
             robot = session.robot
         for trial, result in failures:
@@ -75,7 +77,12 @@ class Evaluation:
         self.console.finish(report, OK)
 
     def _write(self, folder: Path, outcomes: list[Outcome], digest: str) -> dict[str, Any]:
-        report = {**summary(outcomes, self.seed, digest), "blank": self.blank, "lockstep": not self.realtime}
+        report = {
+            **summary(outcomes, self.seed, digest),
+            "blank": self.blank,
+            "wording": self.wording,
+            "lockstep": not self.realtime,
+        }
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         return report
 

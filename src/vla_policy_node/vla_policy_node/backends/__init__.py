@@ -63,8 +63,10 @@ BUILT_IN = {
     "flow": "vla_policy_node.backends.flow:load",
     "replay": "vla_policy_node.backends.replay:load",
     "openpi": "vla_policy_node.backends.openpi:load",
+    "pi0": "vla_policy_node.backends.pi0:load",
     "gr00t": "vla_policy_node.backends.gr00t:load",
     "openvla_rest": "vla_policy_node.backends.openvla_rest:load",
+    "lerobot_async": "vla_policy_node.backends.lerobot_async:load",
 }
 
 

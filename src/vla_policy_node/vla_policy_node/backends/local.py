@@ -237,9 +237,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Seen:
-    """An observation as a model takes it: images (cameras, H, W, 3) uint8, state (d,) in physical units, the text."""
+    """An observation as a model takes it: images (H, W, 3) uint8 in order, state (d,) in physical units, the text."""
 
-    images: NDArray[np.uint8]
+    images: tuple[NDArray[np.uint8], ...]
     state: Array
     text: str
 
@@ -247,11 +247,20 @@ class Seen:
 class Interface:
     """The way from an observation to the inputs of a model and from its rows to a chunk.
 
+    Args:
+        image_size: (height, width) that the model takes; (None, None): the backend resizes, in its own way.
+
     Raises:
         ConfigError: when a layout is malformed or does not fit the robot.
     """
 
-    def __init__(self, robot: Robot, inputs: Mapping[str, Any], action: ActionLayout, image_size: tuple[int, int]):
+    def __init__(
+        self,
+        robot: Robot,
+        inputs: Mapping[str, Any],
+        action: ActionLayout,
+        image_size: tuple[int | None, int | None] = (None, None),
+    ):
         self.robot = robot
         self.inputs = ModelInputs(inputs, robot)
         self.decoder = ActionDecoder(action, robot)
@@ -263,8 +272,8 @@ class Interface:
             kinds[type(entry)].append(path)
             if isinstance(entry, CameraEntry) and ((entry.height, entry.width) != image_size or entry.axes != "hwc"):
                 raise ConfigError(
-                    f"inputs.{path}: {entry.height} x {entry.width} {entry.axes}, "
-                    f"the model takes {image_size[0]} x {image_size[1]} hwc"
+                    f"inputs.{path}: height {entry.height}, width {entry.width}, axes {entry.axes}; "
+                    f"this backend takes height {image_size[0]}, width {image_size[1]}, axes hwc"
                 )
         self._cameras, self._states, self._texts = kinds.values()
         if not self._cameras or len(self._states) > 1 or len(self._texts) > 1:
@@ -313,7 +322,7 @@ class Interface:
         state = np.asarray(fields[self._states[0]], dtype=np.float64) if self._states else np.zeros(0)
         if not np.isfinite(state).all():
             raise InferenceError(f"the state is not finite: {state}")
-        images = np.stack([fields[path] for path in self._cameras])
+        images = tuple(fields[path] for path in self._cameras)
         return Seen(images, state, fields[self._texts[0]] if self._texts else "")
 
     def encode(self, motion: ArrayLike, observation: Observation) -> Encoded:
@@ -321,9 +330,18 @@ class Interface:
         return self.encoder.encode(motion, observation.positions)
 
     def chunk(
-        self, metadata: PolicyMetadata, observation: Observation, rows: ArrayLike, started: float
+        self,
+        metadata: PolicyMetadata,
+        observation: Observation,
+        rows: ArrayLike,
+        started: float,
+        hold: float = 0.0,
     ) -> ActionChunk:
-        """Rows (K, d) in physical units as joint motion; `started`: reading of `time.perf_counter`.
+        """Rows (K, d) in physical units as joint motion.
+
+        Args:
+            started: reading of `time.perf_counter`.
+            hold: s after the observation until which the last point is kept, where the rows end before.
 
         Raises:
             InferenceError: when they are not finite, or the first is out of reach.
@@ -338,10 +356,12 @@ class Interface:
                 decoded.residuals[first],
                 decoded.tilts[first],
             )
+        points = max(len(positions), int(np.ceil(hold / metadata.dt - 1e-6)))
+        positions = np.concatenate([positions, np.repeat(positions[-1:], points - len(positions), axis=0)])
         return ActionChunk(
             stamp_ns=observation.stamp_ns,
             joint_names=self.robot.joints,
-            trajectory=Trajectory(metadata.dt * np.arange(1, len(positions) + 1), positions),
+            trajectory=Trajectory(metadata.dt * np.arange(1, points + 1), positions),
             policy=metadata.name,
             policy_digest=metadata.digest,
             instruction=observation.instruction,

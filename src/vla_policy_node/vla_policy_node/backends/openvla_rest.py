@@ -1,4 +1,4 @@
-"""Client of OpenVLA's REST server (`vla-scripts/deploy.py`) and of OpenVLA-OFT's: `POST /act`, JSON with json-numpy arrays.
+"""Client of the REST servers of OpenVLA (`vla-scripts/deploy.py`) and OpenVLA-OFT: `POST /act`, json-numpy arrays.
 
 The server answers one action, or with OFT a list of them; the bare string "error" with status 200 means that it failed.
 """
@@ -144,6 +144,7 @@ class RestLink:
                 raise TimeoutError
             if connection.sock is not None:
                 connection.sock.settimeout(left)
+        response.close()  # else the connection refuses the next request
         return b"".join(pieces)
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ processor needs torchvision.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -160,10 +160,10 @@ class Pi0Backend:
         return actions.double().cpu().numpy() * std + mean
 
     @torch.no_grad()
-    def _read(self, images: NDArray[np.uint8], tokens: Tensor, attended: Tensor) -> Any:
+    def _read(self, images: Sequence[NDArray[np.uint8]], tokens: Tensor, attended: Tensor) -> Any:
         """Keys and values of the observation, which all steps of the flow look at."""
         model = self._model
-        pixels = torch.from_numpy(images).to(model.device).permute(0, 3, 1, 2)[None].float() / 127.5 - 1.0
+        pixels = torch.from_numpy(np.stack(images)).to(model.device).permute(0, 3, 1, 2)[None].float() / 127.5 - 1.0
         cameras = torch.ones(pixels.shape[:2], dtype=torch.bool, device=model.device)
         embedded = model.model.embed_prefix(tokens, pixels.to(model.dtype), cameras)
         return model.model.vlm(

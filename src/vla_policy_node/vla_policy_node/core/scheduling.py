@@ -8,28 +8,27 @@ the new plan starts from what the controller really plays.
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_contract.chunk import ActionChunk
-from vla_contract.errors import ChunkError
-from vla_contract.interpolation import Samples, Trajectory
+from vla_contract.errors import ChunkError, ConfigError, unknown
+from vla_contract.interpolation import Trajectory
 from vla_contract.limits import JointLimits
-from vla_policy_node.core.smoothing import follow_setpoint, smooth
-from vla_policy_node.core.splicing import APART, Bounds, approach, join, portion, rest_at, snap, state_at
+from vla_policy_node.core.shaping import Shaper
+from vla_policy_node.core.splicing import APART, join, portion, rest_at, snap, state_at
+from vla_policy_node.core.targets import Ensemble, Target, TargetMaker
 
 Array = NDArray[np.float64]
 Base = Literal["plan", "command", "rest"]
+Strategy = Literal["sync", "async", "ensemble", "rtc"]
+STRATEGIES: tuple[str, ...] = get_args(Strategy)
 
 _NS = 1e-9
 _HISTORY = 1.0  # s of the past that the plan keeps: an observation is older than the plan's present
-_BLENDS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # times the shortest
-_STRETCHES = (1.0, 1.2, 1.5, 2.0, 3.0, 5.0)
 _JITTER = 0.005  # s, of camera stamps
-_FINE = 0.01  # s, step of a gripper's motion
-_EDGE = 0.01  # share of a joint's range that targets keep from its ends
 
 
 @dataclass(frozen=True)
@@ -37,16 +36,23 @@ class Schedule:
     """How chunks follow each other.
 
     Attributes:
+        strategy: `sync`: execute a part of a chunk, rest, observe, infer. `async`: infer while the chunk plays, then
+            fade onto the new one. `ensemble`: as `async`, onto the average of all chunks that speak of the same time. `rtc`
+            (real-time chunking): as `async`, and the policy is told what will be executed meanwhile, so that its new
+            chunk begins with it.
         execution_horizon: s of each chunk before the next observation is sent to the model.
         margin: s between a chunk's publication and the splice; covers the filter's and the controller's lead.
         blend: s, shortest fade from the old plan to the new.
         step: s between published points.
-        acceleration: rad/s² or share of the limit that the smoother aims at.
-        limit_share: share of the velocity, acceleration and jerk limits that a plan may use.
+        acceleration_share: of the limit, that smoothing aims at.
+        limit_share: of the velocity, acceleration and jerk limits, that a plan may use.
+        stiffness: least smoothing.
+        ensemble_decay: weights of an ensemble are exp(-decay * i), 0 for the oldest chunk.
         followed: rad or m, most between plan and command if the plan is being followed.
         tracking: rad, most between command and measurement if the controller plays the command (gripper apart).
     """
 
+    strategy: Strategy = "async"
     execution_horizon: float = 0.4
     margin: float = 0.1
     blend: float = 0.25
@@ -54,6 +60,7 @@ class Schedule:
     acceleration_share: float = 0.5
     limit_share: float = 0.8
     stiffness: float = 0.1
+    ensemble_decay: float = 0.01
     followed: float = 1e-3
     tracking: float = 0.1
 
@@ -107,19 +114,12 @@ class ChunkScheduler:
 
     def __init__(self, limits: JointLimits, gripper: int | None, schedule: Schedule = Schedule()):
         self.schedule = schedule
+        self.strategy: str = schedule.strategy
         self._limits = limits
-        self._gripper = gripper
         self._arm = np.array([k for k in range(len(limits)) if k != gripper], dtype=np.intp)
-        room = _EDGE * (limits.max_position - limits.min_position)
-        self._low, self._high = limits.min_position + room, limits.max_position - room
-        arm = JointLimits(
-            tuple(limits.names[k] for k in self._arm),
-            *(
-                getattr(limits, f)[self._arm]
-                for f in ("min_position", "max_position", "max_velocity", "max_acceleration", "max_jerk")
-            ),
-        )
-        self._bounds = Bounds.share(arm, schedule.limit_share)
+        self._targets = TargetMaker(limits, gripper, schedule.acceleration_share, schedule.stiffness)
+        self._ensemble = Ensemble(self._targets, schedule.ensemble_decay)
+        self._shaper = Shaper(limits, gripper, schedule.limit_share, schedule.blend, schedule.step)
         self._plan: Trajectory | None = None
         self._epoch_ns = 0
         self._observed_ns = -1
@@ -132,11 +132,22 @@ class ChunkScheduler:
         """Stamp of the observation that was used last [ns]; -1: none in this task."""
         return self._observed_ns
 
+    def choose(self, strategy: str) -> None:
+        """Another strategy, from the next chunk on.
+
+        Raises:
+            ConfigError: when it is not known.
+        """
+        if strategy not in STRATEGIES:
+            raise ConfigError(unknown("strategy", strategy, STRATEGIES))
+        self.strategy = strategy
+
     # -- when
 
     def reset(self) -> None:
         """A new task begins, or the robot was moved by somebody else: no plan."""
         self._plan = None
+        self._ensemble.clear()
         self._observed_ns = -1
         self._starving = False
 
@@ -150,6 +161,8 @@ class ChunkScheduler:
             return False
         if self._plan is None or self._observed_ns < 0:
             return True
+        if self.strategy == "sync":
+            return self._seconds(newest_ns) >= self._plan.end
         # By stamps, not by the clock: which observation is used must not depend on how busy the machine is.
         since = (newest_ns - self._observed_ns) * _NS
         reserve = self.latency + self.schedule.margin + self.schedule.blend
@@ -167,22 +180,21 @@ class ChunkScheduler:
     def watch(self, now_ns: int) -> bool:
         """Counts starvation: true at the moment when the plan of a task runs out."""
         empty = self._plan is not None and self.queue(now_ns) <= 0
-        edge = empty and not self._starving
+        edge = empty and not self._starving and self.strategy != "sync"
         self._starving = empty
         self.starved += edge
         return edge
 
     def prefix(self, observed_ns: int) -> Trajectory | None:
         """The part of the plan that will be executed whatever the next inference says: from the observation to the
-        expected splice, times in s since `observed_ns`. None: nothing is planned there."""
-        if self._plan is None:
+        expected splice, times in s since `observed_ns`. None: nothing is planned there, or the policy need not know."""
+        if self._plan is None or self.strategy != "rtc":
             return None
         start = self._seconds(observed_ns)
         end = min(start + self.latency + self.schedule.margin, self._plan.end)
         if start < self._plan.start or end <= start:
             return None
-        part = portion(self._plan, start, end)
-        return Trajectory(part.times - start, part.positions, part.velocities, part.accelerations)
+        return _shifted(portion(self._plan, start, end), -start)
 
     # -- how
 
@@ -203,41 +215,48 @@ class ChunkScheduler:
         now = max(self._seconds(now_ns), stamp + APART)
         at = now + self.schedule.margin
         self._latencies.append(now - stamp)
-        target, goals, clipped = self._target(chunk, observed, stamp)
-        if target.end < at + 2 * self.schedule.step:
-            raise ChunkError(
-                f"chunk ends {target.end - stamp:.2f} s after its observation, the splice is at {at - stamp:.2f} s: "
-                "inference takes longer than the horizon; use a longer horizon or a faster model"
-            )
         base, kind = self._base(now, at, reality)
         start, at = snap(base, max(now, base.start)), snap(base, max(at, base.start))
+        target = self._target(chunk, observed, stamp, now, at, kind)
+        if target.curve.end < at + 2 * self.schedule.step:
+            raise ChunkError(
+                f"chunk ends {target.curve.end - stamp:.2f} s after its observation, its splice is {at - stamp:.2f} s "
+                "after it: "
+                "inference takes longer than the horizon; use a longer horizon or a faster model"
+            )
         state = state_at(base, at)
-        tail, blend, stretch, excess = self._fit(state, target, at)
-        if self._gripper is not None:
-            self._move_gripper(tail, state, goals, at, stretch)
-        head = portion(base, start, at)
-        published = join(head, tail)
-        before, after = state[0], published.sample(at).positions[0]
-        mismatch = np.abs(state_at(target, at)[0] - before)[self._arm]
+        shape = self._shaper.shape(state, target, at)
+        published = join(portion(base, start, at), shape.curve)
+        after = published.sample(at).positions[0]
+        mismatch = np.abs(state_at(target.curve, at)[0] - state[0])[self._arm]
         self._plan = self._with_history(base, kind, start, published)
         self._starving = False
-        relative = Trajectory(
-            published.times - stamp, published.positions, published.velocities, published.accelerations
-        )
         return Splice(
-            chunk.with_trajectory(relative),
+            chunk.with_trajectory(_shifted(published, -stamp)),
             kind,
-            float(np.abs(after - before).max()),
+            float(np.abs(after - state[0]).max()),
             float(mismatch.max(initial=0.0)),
-            blend,
-            stretch,
-            clipped,
-            excess,
+            shape.blend,
+            shape.stretch,
+            target.clipped,
+            shape.excess,
         )
 
+    def _target(self, chunk: ActionChunk, observed: Array, stamp: float, now: float, at: float, kind: Base) -> Target:
+        """What the chunk asks for, as the strategy sees it."""
+        if self.strategy == "sync":
+            # The robot rests: nothing has passed, the chunk begins where it ends.
+            return self._targets.hold_after(self._targets.make(chunk, observed, at), self.schedule.execution_horizon)
+        target = self._targets.make(chunk, observed, stamp)
+        if self.strategy != "ensemble":
+            return target
+        if kind != "plan":
+            self._ensemble.clear()
+        return self._ensemble.add(target, now)
+
     def stop(self, now_ns: int, reality: Reality) -> Trajectory | None:
-        """A motion from the splice time on that comes to rest as soon as the bounds allow; times in s since the newest
-        observation. None: nothing moves, or nothing is planned."""
+        """A motion that comes to rest as soon as the bounds allow; times in s since the newest observation. None:
+        nothing moves, or nothing is planned."""
         if self._plan is None or self._observed_ns < 0:
             return None
         now = self._seconds(now_ns)
@@ -247,53 +266,13 @@ class ChunkScheduler:
         state = state_at(base, at)
         if kind == "rest" or np.abs(state[1]).max() < 1e-4:
             return None
-        for duration in np.arange(0.2, 2.0, 0.1):
-            end = np.clip(state[0] + state[1] * duration / 2, self._low, self._high)
-            if self._gripper is not None:
-                end[self._gripper] = state[0][self._gripper]
-            zero = np.zeros_like(end)
-            ramp = Trajectory(
-                [at, at + duration], *(np.stack(pair) for pair in zip(state, (end, zero, zero), strict=True))
-            )
-            times, *states = _knots(ramp, np.append(self._grid(at, at + duration - 1e-6), at + duration))
-            states[1][-1] = states[2][-1] = 0.0  # not nearly at rest: at rest
-            tail = Trajectory(times, *states)
-            if self._excess(tail) <= 1.0:
-                break
+        tail = self._shaper.brake(state, at, self._targets.low, self._targets.high)
         published = join(portion(base, start, at), tail)
         self._plan = self._with_history(base, kind, start, published)
-        since = self._seconds(self._observed_ns)
-        return Trajectory(published.times - since, published.positions, published.velocities, published.accelerations)
+        return _shifted(published, -self._seconds(self._observed_ns))
 
     def _seconds(self, ns: int) -> float:
         return (ns - self._epoch_ns) * _NS
-
-    def _target(
-        self, chunk: ActionChunk, observed: Array, stamp: float
-    ) -> tuple[Trajectory, Trajectory, tuple[str, ...]]:
-        """The smooth curve that the chunk asks for, its raw points, and the joints that had to be clipped."""
-        if chunk.joint_names != self._limits.names:
-            raise ChunkError(f"chunk is for joints {list(chunk.joint_names)}, the robot has {list(self._limits.names)}")
-        points, times = chunk.positions, chunk.trajectory.times
-        if len(times) < 2 or times[0] <= 0:
-            raise ChunkError(
-                f"chunk has {len(times)} points from {times[0]:.3f} s on; expected >= 2 after its observation"
-            )
-        inside = np.clip(points, self._low, self._high)
-        # A gripper is asked for its very ends; only an arm that asks for more than its range is worth a word.
-        beyond = (
-            np.abs(np.clip(points, self._limits.min_position, self._limits.max_position) - points).max(axis=0) > 1e-6
-        )
-        clipped = tuple(name for name, out in zip(self._limits.names, beyond, strict=True) if out)
-        knots = np.concatenate([[stamp], stamp + times])
-        wish = np.concatenate([observed[None], inside])
-        bound = self.schedule.acceleration_share * self._limits.max_acceleration
-        if self._gripper is not None:
-            bound[self._gripper] = np.inf
-        # The operators of the smoother are cached by the grid: give it the same one every time.
-        curve = smooth(np.concatenate([[0.0], times]), wish, bound, self.schedule.stiffness)
-        target = Trajectory(knots, curve.positions, curve.velocities, curve.accelerations)
-        return target, Trajectory(knots, wish), clipped
 
     def _base(self, now: float, at: float, reality: Reality) -> tuple[Trajectory, Base]:
         """What is being executed, up to the splice at least."""
@@ -334,56 +313,6 @@ class ChunkScheduler:
     def _near(self, one: Array, other: Array) -> bool:
         return bool((np.abs(one - other)[self._arm] <= self.schedule.tracking).all())
 
-    def _fit(
-        self, state: tuple[Array, Array, Array], target: Trajectory, at: float
-    ) -> tuple[Trajectory, float, float, float]:
-        """The mildest fade and slow-down whose curve keeps the bounds; else the one that breaks them least."""
-        best: tuple[Trajectory, float, float, float] | None = None
-        for stretch in _STRETCHES:
-            times = self._grid(at, at + (target.end - at) * stretch)
-            wanted = _stretched(target, times, at, stretch)
-            for factor in _BLENDS:
-                blend = min(factor * self.schedule.blend, times[-1] - times[0])
-                curve = approach(state, wanted, times, blend)
-                excess = self._excess(curve)
-                if best is None or excess < best[3]:
-                    best = curve, blend, stretch, excess
-                if excess <= 1.0:
-                    return curve, blend, stretch, excess
-        assert best is not None
-        return best
-
-    def _excess(self, curve: Trajectory) -> float:
-        arm = (
-            values[:, self._arm]
-            for values in (curve.positions, curve.velocities, curve.accelerations)
-            if values is not None
-        )
-        return self._bounds.excess(Trajectory(curve.times, *arm))
-
-    def _grid(self, start: float, end: float) -> Array:
-        return np.asarray(start + self.schedule.step * np.arange(int((end - start) / self.schedule.step) + 1))
-
-    def _move_gripper(
-        self, tail: Trajectory, state: tuple[Array, Array, Array], goals: Trajectory, at: float, stretch: float
-    ) -> None:
-        """Replaces the gripper's column of `tail`: it goes to the set-point that is due next, no earlier."""
-        column = self._gripper
-        per_step = max(1, round(self.schedule.step / _FINE))
-        fine = self.schedule.step / per_step
-        instants = tail.start + fine * np.arange((len(tail) - 1) * per_step)
-        due = np.searchsorted(goals.times, at + (instants - at) / stretch + 1e-9, side="left")
-        wanted = goals.positions[np.minimum(due, len(goals) - 1), column]
-        share = self.schedule.limit_share
-        speed = float(share * self._limits.max_velocity[column])
-        acceleration = float(share / 2 * self._limits.max_acceleration[column])
-        tracks = follow_setpoint(float(state[0][column]), float(state[1][column]), wanted, fine, speed, acceleration)
-        for values, track in zip((tail.positions, tail.velocities, tail.accelerations), tracks, strict=True):
-            assert values is not None
-            values[:, column] = track[::per_step]
-        assert tail.accelerations is not None
-        tail.accelerations[0, column] = state[2][column]
-
     def _with_history(self, base: Trajectory, kind: Base, start: float, published: Trajectory) -> Trajectory:
         """The plan: what is published, after what was executed before."""
         past = base.times[(base.times >= start - _HISTORY) & (base.times < start - 1e-9)]
@@ -392,14 +321,5 @@ class ChunkScheduler:
         return join(portion(base, float(past[0]), start), published)
 
 
-def _knots(curve: Trajectory, times: Array) -> tuple[Array, Array, Array, Array]:
-    samples = curve.sample(times)
-    return times, samples.positions, samples.velocities, samples.accelerations
-
-
-def _stretched(curve: Trajectory, times: Array, origin: float, stretch: float) -> Samples:
-    """`curve` played `stretch` times slower from `origin` on, at `times`."""
-    samples = curve.sample(origin + (times - origin) / stretch)
-    return Samples(
-        samples.positions, samples.velocities / stretch, samples.accelerations / stretch**2, samples.jerks / stretch**3
-    )
+def _shifted(curve: Trajectory, by: float) -> Trajectory:
+    return Trajectory(curve.times + by, curve.positions, curve.velocities, curve.accelerations)

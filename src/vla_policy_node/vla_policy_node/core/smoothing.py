@@ -6,6 +6,7 @@ least squares with a penalty on third differences), then joined by a natural cub
 acceleration of all curves through them.
 """
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 from vla_contract.interpolation import Trajectory
 
 Array = NDArray[np.float64]
+
+_SETTLE = 0.1  # s, time constant of a set-point's last millimetres
+_RESPONSE = 0.03  # s, in which a speed that is off is mended
 
 # Penalties that are tried, mildest first. At 3 and steps of 0.1 s what repeats within 0.7 s is halved: more would round
 # off the motions themselves, and slowing down is the better answer.
@@ -86,15 +90,24 @@ def _first_derivatives(t: Array, second: Array) -> Array:
     return result
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How fast a joint may go after its set-point: m/s or rad/s, and by seconds; all positive."""
+
+    velocity: float
+    acceleration: float
+    jerk: float
+
+
 def follow_setpoint(
-    position: float, velocity: float, goals: Array, step: float, max_velocity: float, max_acceleration: float
+    state: tuple[float, float, float], goals: Array, step: float, pace: Pace
 ) -> tuple[Array, Array, Array]:
     """How a joint moves after set-points that jump (a gripper's): as fast as allowed, no overshoot, no look-ahead.
 
     A smoother would begin to close before the policy says so; this never does.
 
     Args:
-        position, velocity: at the start, m or rad and by seconds.
+        state: position, velocity, acceleration at the start, m or rad and by seconds.
         goals: (m,) set-point in force during each step.
         step: s.
 
@@ -102,18 +115,19 @@ def follow_setpoint(
         Positions, velocities, accelerations at the start and after each step, each (m + 1,).
     """
     track = np.empty((3, len(goals) + 1))
-    track[:, 0] = position, velocity, 0.0
-    p, v = position, velocity
+    track[:, 0] = state
+    p, v, a = state
     for k, goal in enumerate(goals.tolist()):
         away = goal - p
         distance = abs(away)
-        # The speed from which half the acceleration brakes in time; close to the goal an approach without chatter.
-        speed = min(max_velocity, (max_acceleration * distance) ** 0.5, distance / (6 * step))
-        wish = (speed if away > 0 else -speed) - v
-        a = max(-max_acceleration, min(max_acceleration, wish / step))
-        p += v * step + 0.5 * a * step * step
-        v += a * step
+        # The speed from which a third of the acceleration brakes in time (building it up takes the rest); close to the
+        # goal an approach without chatter.
+        speed = min(pace.velocity, (pace.acceleration * distance * 2 / 3) ** 0.5, distance / _SETTLE)
+        wish = ((speed if away > 0 else -speed) - v) / _RESPONSE
+        wish = max(-pace.acceleration, min(pace.acceleration, wish))
+        j = max(-pace.jerk, min(pace.jerk, (wish - a) / step))
+        p += step * (v + step * (a / 2 + step * j / 6))
+        v += step * (a + step * j / 2)
+        a += step * j
         track[:, k + 1] = p, v, a
-    # The acceleration at a knot is what leads on from it.
-    track[2, :-1] = track[2, 1:].copy()
     return track[0], track[1], track[2]

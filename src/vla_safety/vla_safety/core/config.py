@@ -25,15 +25,16 @@ class Cycle(_Strict):
 
     Attributes:
         period: between two messages to the controller.
-        lead: a message may change the motion this long after now at the earliest; the time a message may take.
+        lead: a message may change the motion this long after now at the earliest: half of it for the filter to judge,
+            half for the message to arrive.
         segment: of the plan, beyond the lead, that a message carries before its stop begins. A filter that falls
             silent lets the robot move on for lead + segment, then the stop plays.
         stop_fraction: of the acceleration and jerk limits, that stops use.
     """
 
     period: Positive = 0.04
-    lead: Positive = 0.05
-    segment: Positive = 0.15
+    lead: Positive = 0.06
+    segment: Positive = 0.2
     stop_fraction: Fraction = 0.9
 
     @model_validator(mode="after")

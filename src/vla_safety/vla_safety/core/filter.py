@@ -88,6 +88,11 @@ class SafetyFilter:
 
     # ---------------------------------------------------------------- inputs
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is a motion to be published."""
+        return bool(self._output.motions)
+
     def drain(self) -> Output:
         """What is to be published since the last call."""
         output, self._output = self._output, Output()
@@ -130,6 +135,22 @@ class SafetyFilter:
                     self._extend(now)
         except Exception as error:
             self._fail(now, error)
+
+    def retract(self, now: Instant) -> None:
+        """The messages in the output were not sent, because it took too long to make them (a late command is a stale
+        one): what was committed before goes on to its stop. A stop is made again, for now."""
+        self._output.motions.clear()
+        if not self._timeline.retract():
+            return
+        if self.mode in ENABLED:
+            plan, self._plan = self._plan, None
+            if plan is not None:
+                self._trouble(plan, now, Finding("late_cycle", "filter", seconds(self._lead), 0.0))
+            return
+        committed = self._timeline.current
+        assert committed is not None
+        at = now.clock_ns + self._lead
+        self._commit(now, soonest_stop(committed, now.clock_ns, at, self.verifier, self._fraction))
 
     def report(self, cause: str, finding: Finding | None, now: Instant) -> None:
         """What a device or a monitor says: a finding stops and latches, None takes back what `cause` said before."""

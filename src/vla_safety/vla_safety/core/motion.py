@@ -166,6 +166,13 @@ class Timeline:
         ]
         self._pieces = [*kept, pieces[-1]]
 
+    def retract(self) -> bool:
+        """Takes the last commitment back; False when there is none before it, and it stays."""
+        if len(self._pieces) < 2:
+            return False
+        self._pieces.pop()
+        return True
+
     def shift(self, ns: int) -> None:
         """The clock jumped by `ns`: the same motions, on the new clock."""
         self._pieces = [(since + ns, replace(motion, times=motion.times + ns)) for since, motion in self._pieces]

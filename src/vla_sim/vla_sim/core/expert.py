@@ -71,7 +71,7 @@ class Situation:
 
 
 class Command(NamedTuple):
-    """Where to head: tool target (3,) m in the base frame, gripper in [0, 1] (1 open), progress of the task in [0, 1]."""
+    """Where to head: tool (3,) m in the base frame, gripper in [0, 1] (1 open); progress of the task in [0, 1]."""
 
     tool: Array
     gripper: float
@@ -171,9 +171,7 @@ class Expert:
         done = is_open and situation.tool[2] > _DONE
         return Command(np.array([*situation.tool[:2], height]), 1.0, 1.0 if done else 0.85)
 
-    def _advance(
-        self, situation: Situation, velocity: Array, command: Command, dt: float
-    ) -> tuple[Situation, Array]:
+    def _advance(self, situation: Situation, velocity: Array, command: Command, dt: float) -> tuple[Situation, Array]:
         wanted = _GAIN * (command.tool - situation.tool)
         wanted *= min(1.0, _SPEED / max(float(np.linalg.norm(wanted)), 1e-9))
         change = wanted - velocity

@@ -173,9 +173,7 @@ class _Eye(nn.Module):
         super().__init__()
         low, high, maps = config.low, config.high, config.maps
         self.maps, self.pooled = maps, 6
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, low, 3, 2, 1), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, low, 3, 2, 1), nn.ReLU())
         self.near = _Plain(low)
         self.down = nn.Conv2d(low, high, 3, 2, 1)
         self.far = _Steered(high, steer)
