@@ -33,6 +33,8 @@ setup(
             "openvla_rest = vla_policy_node.backends.openvla_rest:load",
             "lerobot_async = vla_policy_node.backends.lerobot_async:load",
             "pi0 = vla_policy_node.backends.pi0:load",
+            "openvla = vla_policy_node.backends.openvla:load",
+            "lerobot = vla_policy_node.backends.lerobot:load",
         ],
     },
 )

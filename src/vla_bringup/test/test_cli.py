@@ -12,8 +12,8 @@ from vla_bringup.domains import free_domain
 from vla_contract.errors import ConfigError
 
 COMMANDS = (
-    "setup", "demo", "eval", "train", "test", "bench", "run", "serve", "status", "instruct", "arm", "disarm", "estop",
-    "reset",
+    "setup", "demo", "eval", "train", "test", "bench", "interop", "run", "serve", "status", "instruct",
+    "arm", "disarm", "estop", "reset",
 )  # fmt: skip
 
 
@@ -33,7 +33,7 @@ def test_help_lists_every_command_and_the_exit_codes():
     assert "130 Ctrl-C" in answer.stdout
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("setup", "train", "test", "bench")])
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in ("setup", "train", "test", "bench", "interop")])
 def test_every_command_explains_itself(command):
     answer = vla(command, "--help")
     assert answer.returncode == 0

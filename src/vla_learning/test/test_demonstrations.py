@@ -43,7 +43,8 @@ def test_labels_fit_what_is_seen(episodes):
     left = toward - episodes.chunks[free][:, :, -1, :2]
     far = np.linalg.norm(toward, axis=-1) > 0.2  # too far to arrive and turn to the tray within the chunk
     assert far.any()
-    assert (np.linalg.norm(left, axis=-1) < np.linalg.norm(toward, axis=-1))[far].mean() > 0.95, "each leads to its cube"
+    nearer = np.linalg.norm(left, axis=-1) < np.linalg.norm(toward, axis=-1)
+    assert nearer[far].mean() > 0.95, "each colour's chunk leads to its cube"
 
 
 def test_the_same_seed_makes_the_same_episode_in_any_number_of_processes(robot_file, episodes):

@@ -12,6 +12,7 @@ from vla_learning.train import Plan, main, run
 from vla_policy_node.backends.flow.checkpoint import load_checkpoint
 
 
+@pytest.mark.slow
 def test_from_nothing_to_a_checkpoint(robot_file, tmp_path, capsys):
     work, out = tmp_path / "work", tmp_path / "out"
     arguments = [

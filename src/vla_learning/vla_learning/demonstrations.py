@@ -17,6 +17,7 @@ from vla_contract.observation import Observation
 from vla_contract.resampling import resize_image
 from vla_contract.robot import load_robot
 from vla_learning.frames import CAMERAS, IMAGE, Frames
+from vla_learning.helpers import belong_to
 from vla_learning.instructions import trained
 from vla_learning.stage import COLOURS, DT, HORIZON, Pace, Stage
 from vla_sim.core.expert import Situation
@@ -62,18 +63,22 @@ def _each(recipe: Recipe, seeds: Sequence[int], processes: int) -> Iterator[tupl
         return
     # Spawned, not forked: neither OpenGL contexts nor torch's threads survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(recipe,)) as pool:
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_start, initargs=(recipe, os.getpid())) as pool:
         futures = {pool.submit(_play, seed): seed for seed in seeds}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-            del futures[future]
+        try:
+            for future in as_completed(futures):
+                yield futures.pop(future), future.result()
+        except BaseException:  # Ctrl-C as well: the episodes that have not begun are not worth waiting for
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 _player: "_Player | None" = None  # of a worker process
 
 
-def _start(recipe: Recipe) -> None:
+def _start(recipe: Recipe, parent: int) -> None:
     global _player
+    belong_to(parent)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     _player = _Player(recipe)
 
@@ -115,9 +120,10 @@ class _Player:
             done += rows[-1]["progress"][colours.index(colour)] >= 1  # type: ignore[index]
             if self.policy is None:
                 chunk = np.asarray(rows[-1]["chunks"])[colours.index(colour)]
-                positions = stage.joints_for(*disturbance.apply(situation.tool + chunk[:, :3], chunk[:, 3]))
+                tool, gripper = situation.tool + chunk[:, :3], chunk[:, 3]
             else:
-                positions = self.policy.infer(observation).positions
+                tool, gripper, _ = self.policy.infer_tool(observation)
+            positions = stage.joints_for(*disturbance.apply(tool, gripper))
             stage.advance(positions, pace)
         return _stack(rows)
 

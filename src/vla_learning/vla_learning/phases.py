@@ -14,6 +14,7 @@ import torch.distributed as dist
 from vla_contract.errors import VlaError
 from vla_learning.export import export
 from vla_learning.frames import Frames
+from vla_learning.helpers import belong_to
 from vla_learning.training import Normalisation, Settings, Share, Trainer
 
 STATE_FILE, CHECKPOINT = "training.pt", "checkpoint"
@@ -46,7 +47,8 @@ def train(phase: Phase, report: Callable[[dict[str, float]], None]) -> None:
     meeting = phase.folder / f"meeting-{os.getpid()}-{phase.until}"
     meeting.unlink(missing_ok=True)
     processes = [
-        context.Process(target=_run, args=(phase, rank, meeting, queue), daemon=True) for rank in range(phase.world)
+        context.Process(target=_run, args=(phase, rank, meeting, queue, os.getpid()), daemon=True)
+        for rank in range(phase.world)
     ]
     for process in processes:
         process.start()
@@ -75,13 +77,15 @@ def _drain(queue: "Queue[dict[str, float]]", report: Callable[[dict[str, float]]
         return
 
 
-def _run(phase: Phase, rank: int, meeting: Path, queue: "Queue[dict[str, float]]") -> None:
+def _run(phase: Phase, rank: int, meeting: Path, queue: "Queue[dict[str, float]]", parent: int) -> None:
+    belong_to(parent)
     torch.set_num_threads(1 if phase.world > 1 else max(1, min(8, os.cpu_count() or 1)))
     if phase.world > 1:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=phase.world)
     state = phase.folder / STATE_FILE
     share = Share(rank, phase.world)
-    trainer = Trainer(phase.settings, Frames.open(phase.data), _first_normalisation(phase.data), share)
+    normalisation = _first_normalisation(phase.data)
+    trainer = Trainer(phase.settings, Frames.open(phase.data), normalisation, share, cache=phase.folder)
     if state.exists():
         trainer.resume(state)
     while trainer.step < phase.until:

@@ -19,12 +19,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from vla_contract.errors import ConfigError, VlaError
+from vla_contract.robot import resolve_path
 from vla_learning.card import publish
 from vla_learning.demonstrations import Recipe, make
 from vla_learning.evaluation import Report, evaluate
 from vla_learning.phases import CHECKPOINT, Phase, train
 from vla_learning.training import Settings
 
+ROBOT = "package://vla_bringup/config/robots/fr3_sim.yaml"
 TRAINING_SEEDS = 1_000_000  # scenes from here on are for training, below for evaluation
 _SHARD = 100  # episodes per folder
 _PLAN_FILE = "plan.json"
@@ -38,15 +40,15 @@ class Plan:
 
     Attributes:
         robot: path of the robot file.
-        episodes: demonstrations; each of the `rounds` of corrections adds a third as many.
+        episodes: demonstrations; each of the `rounds` of corrections adds a quarter as many.
         steps: of training, all phases together.
         trials: evaluation episodes per kind of instruction; 0: no evaluation.
     """
 
     robot: str
-    episodes: int = 900
+    episodes: int = 800
     rounds: int = 2
-    steps: int = 20_000
+    steps: int = 11_000
     batch: int = 64
     seed: int = 0
     trials: int = 60
@@ -66,7 +68,7 @@ def run(
     device, world = _machine(device)
     processes = max(1, min(os.cpu_count() or 1, 12))
     bar = _Bars(progress)
-    per_round = max(1, plan.episodes // 3)
+    per_round = max(1, plan.episodes // 4)
 
     data = _frames(work, "demonstrations", plan, 0, plan.episodes, None, processes, bar)
     settings = Settings(steps=plan.steps, batch=plan.batch, seed=plan.seed, device=device)
@@ -170,13 +172,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 failed, 130 interrupted (run again with --resume)."""
     options = _parser().parse_args(arguments)
     console = Console(stderr=True)
-    plan = Plan(
-        robot=str(Path(options.robot).absolute()),
-        episodes=options.episodes,
-        steps=options.steps,
-        seed=options.seed,
-        trials=options.trials,
-    )
+    try:
+        robot = str(resolve_path(options.robot, Path.cwd()))
+    except ConfigError as error:
+        console.print(f"[red]{error}")
+        return 1
+    plan = Plan(robot, options.episodes, steps=options.steps, seed=options.seed, trials=options.trials)
     work = Path(options.work)
     if work.exists() and any(work.iterdir()) and not options.resume:
         console.print(f"[red]'{work}' is not empty: add --resume to go on with it, or choose another --work")
@@ -206,8 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vla train", description=__doc__)
-    parser.add_argument("--robot", required=True, help="robot file of the simulated cell")
-    parser.add_argument("--out", required=True, help="folder for the finished checkpoint")
+    parser.add_argument("--robot", default=ROBOT, help="robot file of the simulated cell")
+    parser.add_argument("--out", default="runs/flow", help="folder for the finished checkpoint")
     parser.add_argument("--work", default=".vla/learning/run", help="folder for demonstrations and states")
     parser.add_argument("--episodes", type=int, default=Plan.episodes, help="demonstrations")
     parser.add_argument("--steps", type=int, default=Plan.steps, help="training steps")

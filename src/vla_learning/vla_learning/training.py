@@ -7,7 +7,9 @@ On a CPU, several processes of one thread each share a batch and average their g
 one process would wait for each other at every layer, which a busy machine makes slow.
 """
 
+import hashlib
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla_contract.errors import ConfigError
@@ -94,7 +97,12 @@ class Trainer:
     """A network, its optimiser and its averaged weights."""
 
     def __init__(
-        self, settings: Settings, frames: Frames, normalisation: Normalisation | None = None, share: Share | None = None
+        self,
+        settings: Settings,
+        frames: Frames,
+        normalisation: Normalisation | None = None,
+        share: Share | None = None,
+        cache: Path | None = None,
     ):
         self.settings, self.frames, self.share = settings, frames, share or Share()
         self.device = torch.device(settings.device)
@@ -106,7 +114,7 @@ class Trainer:
         self.average = FlowPolicy(settings.network).to(self.device)
         self.average.load_state_dict(self.model.state_dict())
         self._optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.rate, weight_decay=1e-3)
-        self._banks = _sentence_banks()
+        self._banks = _sentence_banks(cache)
         self.step = 0
 
     def run(self, until: int, report: Callable[[dict[str, float]], None], stop: Callable[[], bool] = bool) -> None:
@@ -287,10 +295,24 @@ def _jitter(rng: np.random.Generator, images: np.ndarray) -> Tensor:
     return pixels.clamp_(0, 1)
 
 
-def _sentence_banks() -> list[Tensor]:
-    """Embeddings of all training sentences: one (S, 384) per colour, and the empty sentence's (1, 384)."""
+def _sentence_banks(cache: Path | None) -> list[Tensor]:
+    """Embeddings of all training sentences: one (S, 384) per colour, and the empty sentence's (1, 384).
+
+    Kept in folder `cache` under a name that follows from the sentences: computing them takes seconds.
+    """
+    sentences = [*(list(trained(colour)) for colour in COLOURS), [""]]
+    digest = hashlib.sha256("\n".join(s for bank in sentences for s in bank).encode()).hexdigest()
+    path = None if cache is None else cache / f"sentences-{digest[:16]}.safetensors"
+    if path is not None and path.exists():
+        stored = load_file(path)
+        return [stored[str(i)] for i in range(len(sentences))]
     encoder = SentenceEncoder()
-    return [encoder.embed_all(list(trained(colour))) for colour in COLOURS] + [encoder.embed_all([""])]
+    banks = [encoder.embed_all(bank) for bank in sentences]
+    if path is not None:
+        partial = path.with_suffix(f".{os.getpid()}")  # other processes may be writing the same
+        save_file({str(i): bank for i, bank in enumerate(banks)}, partial)
+        partial.rename(path)
+    return banks
 
 
 def _has_bfloat16(kind: str) -> bool:

@@ -5,8 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from hypothesis import settings
 
 from vla_contract.robot import load_robot
+
+# A busy machine is no error of the code.
+settings.register_profile("suite", deadline=None)
+settings.load_profile("suite")
 
 URDF = """<robot name="two"><link name="base"/><link name="a"/><link name="hand"/><link name="finger"/>
 <joint name="j1" type="revolute"><parent link="base"/><child link="a"/><axis xyz="0 0 1"/>

@@ -13,12 +13,14 @@ from conftest import CAMERAS, JOINTS
 from rclpy.action import ActionClient
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
+from rosgraph_msgs.msg import Clock as Clock_
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 from vla_msgs.action import ExecuteTask
-from vla_msgs.msg import ActionChunk, PolicyStatus, ReasoningTrace, SafetyState
+from vla_msgs.msg import ActionChunk, LockstepAck, PolicyStatus, ReasoningTrace, SafetyState
 
 from vla_node_base.conversions import chunk_from_msg, duration_msg, image_msg, time_msg, to_ns
+from vla_node_base.lockstep import ACK_QOS, ACK_TOPIC
 from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
 
 STEADY = Clock(clock_type=ClockType.STEADY_TIME)
@@ -48,8 +50,7 @@ class Rig:
             JointTrajectory, "/joint_trajectory_controller/joint_trajectory", COMMAND
         )
         self.client = ActionClient(self.node, ExecuteTask, "/vla_policy/execute_task")
-        self.node.create_timer(0.01, self._publish_joints, clock=STEADY)
-        self.node.create_timer(1 / 15, self._publish_images, clock=STEADY)
+        self._begin()
         arguments = ["-p", f"robot:={robot_file}", "-p", f"policy:={policy_file}"]
         for parameter in parameters:
             arguments += ["-p", parameter]
@@ -62,6 +63,10 @@ class Rig:
             stdout=self.log,
             stderr=subprocess.STDOUT,
         )
+
+    def _begin(self):
+        self.node.create_timer(0.01, self._publish_joints, clock=STEADY)
+        self.node.create_timer(1 / 15, self._publish_images, clock=STEADY)
 
     def close(self):
         if self.process.poll() is None:
@@ -161,3 +166,44 @@ class Rig:
 
     def chunk_stamps(self):
         return [to_ns(message.header.stamp) for _, message in self.chunks]
+
+
+class LockstepRig(Rig):
+    """Its clock advances by `step` and waits for the node's acknowledgement, as the simulator's does."""
+
+    STEP = 10_000_000  # ns
+
+    def _begin(self):
+        self.time, self.acknowledged = 1_000_000_000, -1
+        self._clock = self.node.create_publisher(Clock_, "/clock", SENSOR)
+        self.node.create_subscription(LockstepAck, ACK_TOPIC, self._on_ack, ACK_QOS)
+
+    def _on_ack(self, message):
+        self.acknowledged = max(self.acknowledged, to_ns(message.stamp))
+
+    def now(self):
+        return self.time
+
+    def publish(self):
+        self._publish_joints()
+        if self.time % 70_000_000 == 0:
+            self._publish_images()
+        self._clock.publish(Clock_(clock=time_msg(self.time)))
+
+    def advance(self, timeout=10.0):
+        """One step, when everything due before it is done. Says whether the node let it."""
+        deadline = time.monotonic() + timeout
+        while self.acknowledged < self.time:
+            if time.monotonic() > deadline:
+                return False
+            self.executor.spin_once(timeout_sec=0.02)
+        self.time += self.STEP
+        self.publish()
+        return True
+
+    def run_until(self, condition, steps=1000):
+        for _ in range(steps):
+            if condition():
+                return
+            assert self.advance(), f"lockstep stands at {self.time}:\n{self.output()}"
+        raise AssertionError(f"not in {steps} steps:\n{self.output()}")

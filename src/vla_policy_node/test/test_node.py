@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from action_msgs.msg import GoalStatus
 from conftest import write_policy
-from rig import Rig
+from rig import LockstepRig, Rig
 from vla_msgs.action import ExecuteTask
 from vla_msgs.msg import PolicyStatus, SafetyState
 
@@ -23,8 +23,8 @@ Result = ExecuteTask.Result
 def start(robot, recording, tmp_path):
     rigs = []
 
-    def make(parameters=(), ready=True, **policy):
-        rig = Rig(robot.path, write_policy(tmp_path, **policy), next(DOMAINS), parameters)
+    def make(parameters=(), ready=True, kind=Rig, **policy):
+        rig = kind(robot.path, write_policy(tmp_path, **policy), next(DOMAINS), parameters)
         rigs.append(rig)
         if ready:
             rig.wait_state(PolicyStatus.READY)
@@ -43,23 +43,19 @@ def test_a_task_from_goal_to_success(start):
     status, result = rig.result(handle)
     assert status == GoalStatus.STATUS_SUCCEEDED and result.outcome == Result.SUCCEEDED, result.message
     assert "progress >= 0.9 in 3 chunks in a row" in result.message
-    assert 2.5 < result.duration.sec + result.duration.nanosec * 1e-9 < 8
+    assert result.duration.sec + result.duration.nanosec * 1e-9 > 2.5
     messages = [m for _, m in rig.chunks]
-    assert [m.sequence for m in messages] == list(range(1, len(messages) + 1)) and len(messages) >= 6
+    assert [m.sequence for m in messages] == list(range(1, len(messages) + 1)) and len(messages) >= 4
     first = messages[0]
     assert first.policy == "replay:wave" and len(first.policy_digest) == 64 and first.header.frame_id == "base"
     assert first.task_id and first.instruction == "wave" and {m.task_id for m in messages} == {first.task_id}
     assert all(len(p.velocities) == len(p.accelerations) == 3 for m in messages for p in m.trajectory.points)
-    # Chunks come two to three times a second, each with points ahead of it only.
-    assert all(0.3e9 < b - a < 0.7e9 for a, b in itertools.pairwise(rig.chunk_stamps()[:5]))
-    for received, message in rig.chunks:
-        chunk = chunk_from_msg(message)
-        assert chunk.stamp_ns + chunk.trajectory.start * 1e9 >= received - 0.1e9
-    assert feedback[-1].chunks >= 5 and feedback[-1].progress > 0.8
+    assert all(b - a > 0.3e9 for a, b in itertools.pairwise(rig.chunk_stamps()))
+    assert feedback[-1].chunks >= 3 and feedback[-1].progress > 0.8
     assert [t.text for t in rig.traces][0] == "task begins" and "SUCCEEDED" in rig.traces[-1].text
     last = rig.wait_state(PolicyStatus.READY)
-    assert last.starved == 0 and last.splice_step < 1e-6 and last.inference_p95 < 1.0
-    assert last.streams == ["camera front", "camera wrist", "joint_states"] and max(last.stream_ages) < 0.5
+    assert last.splice_step < 1e-6 and last.inference_p95 < 1.0
+    assert last.streams == ["camera front", "camera wrist", "joint_states"]
 
 
 def test_chunks_continue_each_other(start):
@@ -127,7 +123,7 @@ def test_waits_for_joint_states_in_mid_task(start):
     waiting = rig.wait_state(PolicyStatus.WAITING)
     assert "joint_states: " in waiting.reason
     count = len(rig.chunks)
-    rig.spin(lambda: rig.status().starved == 1)
+    rig.spin(lambda: rig.status().starved >= 1)
     assert len(rig.chunks) == count
     rig.joints = True
     assert rig.result(handle)[1].outcome == Result.SUCCEEDED
@@ -223,3 +219,51 @@ def test_the_node_imports_no_model_runtime(start):
     rig = start()
     maps = Path(f"/proc/{rig.process.pid}/maps").read_text()
     assert "libtorch" not in maps and "pinocchio" not in maps
+
+
+class TestLockstep:
+    PARAMETERS = ("use_sim_time:=true", "lockstep:=true", "simulated_latency:=0.12")
+
+    def start(self, start, instruction):
+        rig = start(self.PARAMETERS, kind=LockstepRig, backend="naughty:load")
+        rig.spin(lambda: rig._clock.get_subscription_count() >= 2)
+        rig.publish()
+        handle = rig.client.send_goal_async(ExecuteTask.Goal(instruction=instruction))
+        rig.spin(handle.done)
+        return rig, handle.result()
+
+    def test_a_chunk_comes_when_its_latency_has_passed(self, start):
+        """However fast or slow the inference was: here it takes four times as long as it may."""
+        rig, _ = self.start(start, "slow 0.5")
+        rig.run_until(lambda: len(rig.chunks) >= 4)
+        for received, message in rig.chunks:
+            latency = received - (message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
+            assert 0.12e9 <= latency <= 0.19e9
+        assert np.diff(rig.chunk_stamps()).tolist() == [420_000_000] * 3
+        assert rig.status().starved == 0
+
+    def test_a_task_in_lockstep(self, start):
+        rig, handle = self.start(start, "wave")
+        result = handle.get_result_async()
+        rig.run_until(result.done)
+        assert result.result().result.outcome == Result.SUCCEEDED
+
+
+def test_the_strategy_changes_at_run_time(start):
+    from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+    from rcl_interfaces.srv import SetParameters
+
+    rig = start(["strategy:=ensemble"])
+    client = rig.node.create_client(SetParameters, "/vla_policy/set_parameters")
+    rig.spin(client.service_is_ready)
+
+    def choose(strategy):
+        value = ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=strategy)
+        future = client.call_async(SetParameters.Request(parameters=[Parameter(name="strategy", value=value)]))
+        rig.spin(future.done)
+        return future.result().results[0]
+
+    assert choose("rtc").successful and choose("").successful
+    refused = choose("fastest")
+    assert not refused.successful and "known: async, ensemble, rtc, sync" in refused.reason
+    assert rig.result(rig.send())[1].outcome == Result.SUCCEEDED

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from remote import FR3, observation
+from remote import BRINGUP, FR3, observation
 from tiny import IMAGE_TOKEN, PI0_OPTIONS, pi0_metadata, pi0_model, write_tokenizer
 
 from vla_contract.errors import ConfigError, InferenceError, MismatchError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_policy_node.backends import load_backend, locate
+from vla_policy_node.config import load_policy_file
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers.models.pi0", reason="this version of transformers has no π0")
@@ -143,14 +144,15 @@ def test_int8_weights_are_close(policy, folder):
 
 
 @pytest.mark.slow
-def test_compiled_chunks_are_the_same(policy, folder):
+def test_compiled_chunks_are_the_same(folder, tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("the compiler of torch.compile needs g++")
-    compiled = backend(folder, compile="default")
-    prefix = Trajectory([0.0, 0.1], np.stack([wide().positions, wide().positions]))
-    for given in (None, prefix):
-        expected = policy.infer(wide(), given).positions
-        np.testing.assert_allclose(compiled.infer(wide(), given).positions, expected, atol=1e-4)
+    copy = altered(folder, tmp_path)
+    pi0_model(layers=1).save_pretrained(copy)
+    plain, compiled = backend(copy), backend(copy, compile="default")
+    for prefix in (None, Trajectory([0.0, 0.1], np.stack([wide().positions] * 2))):
+        expected = plain.infer(wide(), prefix).positions
+        np.testing.assert_allclose(compiled.infer(wide(), prefix).positions, expected, atol=1e-4)
 
 
 # Real-time chunking
@@ -234,6 +236,12 @@ def test_guidance_is_the_vector_jacobian_product():
 # What is refused
 
 
+def test_the_policy_file_that_ships_is_for_this_checkpoint(folder, policy):
+    options = load_policy_file(BRINGUP / "config" / "policies" / "pi0.yaml").options
+    shipped = load_backend(locate("pi0"), folder, FR3, {**options, "threads": 1, "device": "cpu"})
+    np.testing.assert_array_equal(shipped.infer(wide(), None).positions, policy.infer(wide(), None).positions)
+
+
 def altered(folder, tmp_path, **changes):
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "policy.json").write_text(json.dumps({**pi0_metadata(), **changes}))
@@ -276,7 +284,7 @@ def test_weights_in_several_files(folder, model, tmp_path, policy):
     assert not (copy / "model.safetensors").exists()
     loaded = backend(copy)
     assert len(loaded.metadata.digest) == 64
-    np.testing.assert_array_equal(loaded.infer(wide(), None).positions, policy.infer(wide(), None).positions)
+    np.testing.assert_allclose(loaded.infer(wide(), None).positions, policy.infer(wide(), None).positions, atol=1e-5)
     (copy / "policy.json").write_text(json.dumps({**pi0_metadata(), "digest": loaded.metadata.digest[::-1]}))
     with pytest.raises(ConfigError, match="fetch the checkpoint again"):
         backend(copy)
@@ -291,7 +299,10 @@ def test_weights_in_several_files(folder, model, tmp_path, policy):
         ({"device": "tpu"}, "device"),
         ({"device": "cuda:7"}, "torch sees"),
         ({"inputs": {"state": {"state": ["joint_position"]}}}, "at least one camera"),
-        ({"inputs": {**PI0_OPTIONS["inputs"], "base": {"camera": "front", "height": 96}}}, "takes height 224, width 224"),
+        (
+            {"inputs": {**PI0_OPTIONS["inputs"], "base": {"camera": "front", "height": 96}}},
+            "takes height 224, width 224",
+        ),
     ],
 )
 def test_options_that_are_wrong_are_refused(folder, options, told):

@@ -66,6 +66,13 @@ def test_one_connection_serves_many_questions_and_only_the_first_may_take_long(c
     assert link.timeouts == [OPTIONS.first_timeout] + [OPTIONS.timeout] * 4
 
 
+def test_questions_that_the_model_is_not_run_for_neither_take_long_nor_warm_it(connection, link):
+    connection.ask("reset", infers=False)
+    connection.ask("?")
+    connection.ask("reset", infers=False)
+    assert link.timeouts == [OPTIONS.timeout, OPTIONS.first_timeout, OPTIONS.timeout]
+
+
 def test_pauses_double_up_to_a_limit_and_nobody_knocks_in_between(connection, link, clock):
     link.up = False
     for _ in range(200):

@@ -259,6 +259,30 @@ class TestReality:
         np.testing.assert_allclose(first.velocities, here.velocities, atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("strategy", "until"), [("async", 100_000), ("ensemble", 5_000), ("rtc", 5_000)])
+def test_no_control_tick_without_a_setpoint(strategy, until):
+    """10 Hz images, inferences that jitter, with spikes up to half the horizon, ticks of 10 ms."""
+    rng = np.random.default_rng(7)
+    world = World(Schedule(strategy=strategy), noise=0.002)
+    ticks, now, observed, ends = 0, T0, T0, T0 + S
+    while ticks < until:
+        latency = min(0.8, rng.lognormal(np.log(0.12), 0.5) + (0.6 if rng.random() < 0.05 else 0.0))
+        if ticks and not world.scheduler.due(now, observed):
+            observed += S // 10
+            now = max(now, observed)
+            continue
+        published, splice = world.infer(observed, latency)
+        curve = splice.chunk.trajectory
+        assert ends >= published, "the old plan ended before the new chunk came"
+        ends = splice.chunk.stamp_ns + round(curve.end * S)
+        world.published = world.published[-2:]
+        ticks += (published - now) // (S // 100) + 1
+        now = published
+        observed = max(observed + S // 10, (now // (S // 10)) * (S // 10))
+    assert world.scheduler.starved == 0
+
+
 class TestStrategies:
     def motion(self, strategy, latency=0.0, until=2.0):
         world = run(World(Schedule(strategy=strategy)), [latency] * 8)
@@ -286,12 +310,13 @@ class TestStrategies:
         for _ in range(4):
             now, splice = world.infer(observed, 0.3)
             curve = splice.chunk.trajectory
-            assert np.abs(curve.velocities[-1]).max() == 0.0 and splice.step < 1e-9
+            assert np.abs(curve.velocities[-1])[:2].max() < 1e-12 and abs(curve.velocities[-1, 2]) < 1e-2
+            assert splice.step < 1e-9
             # From rest at the observation it plays the chunk from its beginning, whatever the inference took.
             end = curve.sample(curve.end).positions[0]
             wanted = wish((observed - T0) * 1e-9 + 0.5)[0]
             assert np.abs(end - wanted)[:2].max() < 0.03
-            assert 0.5 < curve.end - (curve.start + 0.1) < 1.2
+            assert 0.5 < curve.end - (curve.start + 0.1) < 2.0
             ended = splice.chunk.stamp_ns + round(curve.end * S)
             assert not scheduler.due(ended, ended - S // 100) and scheduler.due(ended, ended + 1)
             assert not scheduler.watch(ended + S)

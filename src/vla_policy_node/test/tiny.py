@@ -30,12 +30,12 @@ def write_tokenizer(folder: Path, first: int = 10) -> Tokenizer:
     return tokenizer
 
 
-def pi0_model(seed: int = 0):
+def pi0_model(seed: int = 0, layers: int = 2):
     """π0 with some ten thousand weights, 16 tokens an image, chunks of 10 rows."""
     import torch
     from transformers import PI0Config, PI0ForConditionalGeneration
 
-    text = {"model_type": "gemma", "num_hidden_layers": 2, "intermediate_size": 48}
+    text = {"model_type": "gemma", "num_hidden_layers": layers, "intermediate_size": 48}
     text |= {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
     vision = {"model_type": "siglip_vision_model", "image_size": 224, "patch_size": 56, "num_hidden_layers": 1}
     vision |= {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "vision_use_head": False}

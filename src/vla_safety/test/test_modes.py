@@ -12,7 +12,7 @@ def after(mode, event):
 
 
 def walk(depth):
-    """All states that are reachable in `depth` events, with the way there; the machine has no memory, so states suffice."""
+    """All modes that are reachable in `depth` events; the machine has no memory, so modes suffice."""
     reached = {Mode.DISARMED}
     for _ in range(depth):
         reached |= {after(mode, event) for mode, event in product(reached, Event)}
@@ -20,7 +20,7 @@ def walk(depth):
 
 
 def test_i10_estop_is_left_by_reset_only_and_never_into_motion():
-    """Interleavings of any length: the next mode depends on mode and event alone, so all pairs are all interleavings."""
+    """The next mode depends on mode and event alone, so all pairs are all interleavings of any length."""
     assert walk(8) == set(Mode)
     for event in Event:
         target = after(Mode.ESTOP, event)

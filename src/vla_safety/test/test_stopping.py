@@ -50,7 +50,7 @@ def test_i02_stop_keeps_limits_and_ends_at_rest(seed, fraction):
     assert (np.abs(curve.derivative(3)(s)) <= LIMITS.max_jerk * fraction * 1.001).all()
     # A joint may still gain speed while its acceleration is led to zero, no more than that.
     extra = state.acceleration**2 / (2 * LIMITS.max_jerk * fraction)
-    ramp = t[1]
+    ramp = t[-1]
     assert (np.abs(curve.derivative(1)(s)) <= np.abs(state.velocity) + np.maximum(extra, a * ramp / 2) + 1e-9).all()
 
 
@@ -86,3 +86,21 @@ def test_r06_reversal_at_full_speed_is_a_stop_within_the_acceleration_limit():
     motion = stop(state, 0, LIMITS)
     kept, finding = check_envelope(motion, extent_of(motion), LIMITS)
     assert finding is None or finding.reason == "joint_position"
+
+
+def test_a_group_of_its_own_does_not_wait_for_the_others():
+    v = np.zeros(N)
+    v[0], v[-1] = 2.6, 0.1
+    arm, hand = np.arange(N - 1), np.array([N - 1])
+    motion = stop(State(MIDDLE, v, np.zeros(N)), 0, LIMITS, groups=[arm, hand])
+    together = stop(State(MIDDLE, v, np.zeros(N)), 0, LIMITS)
+    own = motion.positions[-1, -1] - MIDDLE[-1]
+    assert own < 0.0035 < 0.012 < together.positions[-1, -1] - MIDDLE[-1]
+    assert np.isclose(motion.positions[-1, 0], together.positions[-1, 0])
+    assert np.diff(motion.times).min() >= 1_000_000
+    t = motion.times * 1e-9
+    knots = [[motion.positions[k], motion.velocities[k], motion.accelerations[k]] for k in range(len(motion))]
+    curve = BPoly.from_derivatives(t, knots)
+    s = np.linspace(0, t[-1], 5000)[1:-1]
+    assert (np.abs(curve.derivative(2)(s)) <= LIMITS.max_acceleration * 1.000001).all()
+    assert (np.abs(curve.derivative(3)(s)) <= LIMITS.max_jerk * 1.001).all()

@@ -1,13 +1,13 @@
 """How long a verdict takes: `python -m vla_safety.bench [--json]`.
 
-Measured on chunks of 50 points that the robot of a robot file can execute, with every check on and 20 zones; one verdict
-includes validation, splicing, verification of the whole chunk with its stop, and the first message with its own stop.
+Measured on chunks of 50 points that the robot of a robot file can execute, with every check on and 20 zones. One
+verdict is validation, splicing, verification of the whole chunk with its stop, and the first message with its own.
 """
 
 import argparse
-import json
 import platform
 import time
+from json import dumps
 from pathlib import Path
 
 import numpy as np
@@ -123,11 +123,11 @@ def cost_by_zones(robot: Robot, counts: tuple[int, ...] = (2, 5, 10, 20, 50)) ->
     return {count: measure(robot, 40, count)["verdict_p50_ms"] for count in counts}
 
 
-def main(json_output: bool = False, robot: str | Path = "", verdicts: int = 200) -> dict[str, float]:
+def main(json: bool = False, robot: str | Path = "", verdicts: int = 200) -> dict[str, float]:
     """Measures, prints, and returns the figures."""
     result = measure(load_robot(robot or default_robot()), verdicts)
-    if json_output:
-        print(json.dumps(result))
+    if json:
+        print(dumps(result))
     else:
         print(f"{platform.processor() or platform.machine()}, {_POINTS} points, 20 zones, {verdicts} verdicts")
         for name, value in result.items():

@@ -58,7 +58,9 @@ def assemble(parts: Parts, memory: Memory | None = None) -> SafetyFilter:
         ZoneSet(config.zones, model, config.margin),
         SelfCollision(model, allowed_contacts(parts.srdf), config.self_margin),
     )
-    verifier = Verifier(parts.limits, model, checks)
+    arm = np.array([name in robot.arm_joints for name in robot.joints])
+    groups = [columns for columns in (np.flatnonzero(arm), np.flatnonzero(~arm)) if len(columns)]
+    verifier = Verifier(_widened(parts.limits, config.position_tolerance), model, checks, groups)
     _self_test(verifier, robot)
     gripper = robot.gripper.joint if robot.gripper else None
     return SafetyFilter(config, verifier, robot.base_frame, gripper, memory, parts.shadow)
@@ -72,6 +74,12 @@ def build_filter(robot: Robot, safety: str | Path = "", config: SafetyConfig | N
     """
     parts = read_parts(robot, safety)
     return assemble(parts if config is None else replace(parts, config=config))
+
+
+def _widened(limits: JointLimits, tolerance: dict[str, float]) -> JointLimits:
+    """Position limits further out, for joints that are driven against their stops by design."""
+    extra = np.array([tolerance.get(name, 0.0) for name in limits.names])
+    return replace(limits, min_position=limits.min_position - extra, max_position=limits.max_position + extra)
 
 
 def _self_test(verifier: Verifier, robot: Robot) -> None:

@@ -25,7 +25,7 @@ FORMAT = 1
 
 
 class RecordedFilter:
-    """Passes every call on to a filter and records it, with what came out of it. A record that fails stops the robot."""
+    """Passes every call on to a filter and records it with what came out. A record that fails stops the robot."""
 
     def __init__(self, inner: SafetyFilter, log: AuditLog, parts: Parts):
         self.inner = inner

@@ -44,6 +44,9 @@ class Parameters:
     robot: str = parameter("", "path of the robot file")
     seed: int = parameter(0, "of the first scene", low=0)
     lockstep: bool = parameter(False, "the clock waits for the acknowledgements of filter and policy")
+    lockstep_timeout: float = parameter(
+        20.0, "in lockstep: wall time after which the clock goes on without who is silent", unit="s", low=1.0, high=600.0
+    )
     lockstep_slack: float = parameter(0.05, "how far the clock runs ahead in lockstep", unit="s", low=0.002, high=1.0)
     tick: float = parameter(0.01, "wall time between two advances of the simulation", unit="s", low=0.001, high=0.05)
     truth_rate: float = parameter(30.0, "ground truth, in simulated time", unit="Hz", low=1.0, high=500.0)
@@ -70,7 +73,9 @@ class SimNode(VlaNode):
         self._cell = cell = Cell(robot)
         self._reset(params.seed, START_NS)
         self._pace: RealTimePace | LockstepPace = (
-            LockstepPace(round(params.lockstep_slack * _NS)) if params.lockstep else RealTimePace()
+            LockstepPace(round(params.lockstep_slack * _NS), round(params.lockstep_timeout * _NS))
+            if params.lockstep
+            else RealTimePace()
         )
         if robot.wrench_topic:
             cell.wrench()  # refuses a URDF without the sensor's link

@@ -156,6 +156,14 @@ def test(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_PASS, epilog=EPILOG)
+def interop(context: typer.Context) -> None:
+    """Check against LeRobot's own server, in an environment of its own (8 GB, once): `./vla interop --help`."""
+    from vla_bringup.cli.tools import run_interop
+
+    run_interop(context.args)
+
+
+@app.command(context_settings=_PASS, epilog=EPILOG)
 def bench(context: typer.Context) -> None:
     """Measure speed: `./vla bench safety`."""
     from vla_bringup.cli.tools import run_bench

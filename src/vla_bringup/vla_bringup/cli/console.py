@@ -48,7 +48,7 @@ class Console:
     def finish(self, result: Mapping[str, Any], code: int) -> NoReturn:
         """Prints the JSON if it is wanted, and ends the process with `code`."""
         if self.as_json:
-            print(json.dumps(_finite(result)), flush=True)
+            print(json.dumps(finite(result)), flush=True)
         sys.stdout.flush()
         raise SystemExit(code)
 
@@ -76,14 +76,14 @@ def reported(console: Console, fallback: Mapping[str, Any] | None = None) -> Ite
         fail(error, "interrupted", INTERRUPTED)
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: null instead."""
+def finite(value: Any) -> Any:
+    """A copy with null for NaN and infinities, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
+        return {str(key): finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_bringup.cli import STARTED
-from vla_bringup.cli.console import FAILED, OK, Console, reported
+from vla_bringup.cli.console import FAILED, OK, Console, finite, reported
 from vla_bringup.cli.panel import Panel
 from vla_bringup.episode import VERDICTS
 from vla_bringup.files import run_folder
@@ -72,7 +72,7 @@ class Demo:
         if self.film:
             report.update(draw(result, robot, self._caption(result), folder, console))
         report["total_s"] = time.monotonic() - STARTED
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / "report.json").write_text(json.dumps(finite(report), indent=2) + "\n")
         console.say(f"report: {folder / 'report.json'}")
         console.finish(report, OK if result.verdict.success else FAILED)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-from vla_bringup.cli.console import OK, Console, reported
+from vla_bringup.cli.console import OK, Console, finite, reported
 from vla_bringup.cli.demo import draw
 from vla_bringup.files import run_folder
 from vla_bringup.session import Session, TrialResult
@@ -83,7 +83,7 @@ class Evaluation:
             "wording": self.wording,
             "lockstep": not self.realtime,
         }
-        (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+        (folder / "report.json").write_text(json.dumps(finite(report), indent=2) + "\n")
         return report
 
     def _tell(self, report: dict[str, Any], folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from vla_bringup.cli.console import USAGE
 
-BENCHMARKS = {"safety": "vla_safety.bench"}
+BENCHMARKS = {"policy": "vla_learning.strategies", "safety": "vla_safety.bench"}
 
 
 def run_module(module: str, arguments: list[str]) -> NoReturn:
@@ -44,6 +44,11 @@ def run_setup(arguments: list[str]) -> int:
 def run_tests(arguments: list[str]) -> NoReturn:
     """The checkout's test runner."""
     raise SystemExit(_script("run_tests.py", arguments))
+
+
+def run_interop(arguments: list[str]) -> NoReturn:
+    """The checkout's checks against counterparts that need an environment of their own."""
+    raise SystemExit(_script("interop.py", arguments))
 
 
 def _script(name: str, arguments: list[str]) -> int:

@@ -64,6 +64,8 @@ BUILT_IN = {
     "replay": "vla_policy_node.backends.replay:load",
     "openpi": "vla_policy_node.backends.openpi:load",
     "pi0": "vla_policy_node.backends.pi0:load",
+    "openvla": "vla_policy_node.backends.openvla:load",
+    "lerobot": "vla_policy_node.backends.lerobot:load",
     "gr00t": "vla_policy_node.backends.gr00t:load",
     "openvla_rest": "vla_policy_node.backends.openvla_rest:load",
     "lerobot_async": "vla_policy_node.backends.lerobot_async:load",

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tokenizers import Tokenizer
 from torch import nn
 
 from vla_contract.chunk import ActionChunk
@@ -137,7 +136,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_tokenizer(folder: Path) -> Tokenizer:
+def read_tokenizer(folder: Path) -> Any:
     """`tokenizer.json`, as the tokenizers library writes it.
 
     Raises:
@@ -146,8 +145,11 @@ def read_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ConfigError(
-            f"'{path}' does not exist; write it with transformers' AutoTokenizer.from_pretrained(…).save_pretrained('{folder}')"
+            f"'{path}' does not exist; write it with transformers: "
+            f"AutoTokenizer.from_pretrained(…).save_pretrained('{folder}')"
         )
+    from tokenizers import Tokenizer  # LeRobot's environment may lack it, and needs none
+
     try:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing more special
@@ -278,8 +280,8 @@ class Interface:
         self._cameras, self._states, self._texts = kinds.values()
         if not self._cameras or len(self._states) > 1 or len(self._texts) > 1:
             raise ConfigError(
-                f"inputs has {len(self._cameras)} camera, {len(self._states)} state and {len(self._texts)} text entries; "
-                "expected at least one camera, and at most one state and one text"
+                f"inputs has {len(self._cameras)} camera, {len(self._states)} state and {len(self._texts)} text "
+                "entries; expected at least one camera, and at most one state and one text"
             )
 
     @property

@@ -204,10 +204,8 @@ def _metadata(
         )
     names = interface.decoder.names
     if len(actions.low) != len(names):
-        raise MismatchError(
-            f"policy '{options.name}' does not fit its policy file",
-            [f"action: the checkpoint's have {len(actions.low)} entries, the policy file {len(names)}: {', '.join(names)}"],
-        )
+        misfit = f"action: the checkpoint's have {len(actions.low)} entries, the policy file {len(names)}"
+        raise MismatchError(f"policy '{options.name}' does not fit its policy file", [f"{misfit} ({', '.join(names)})"])
     mean, deviation = actions.moments
     return PolicyMetadata(
         name=options.name,

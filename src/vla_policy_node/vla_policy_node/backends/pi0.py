@@ -226,9 +226,7 @@ class Pi0Backend:
 
     def _warm_up(self, robot: Robot) -> None:
         """Compiles the plain and the guided way, so that no robot waits for it."""
-        images = {
-            name: np.zeros((camera.height, camera.width, 3), np.uint8) for name, camera in robot.cameras.items()
-        }
+        images = {name: np.zeros((camera.height, camera.width, 3), np.uint8) for name, camera in robot.cameras.items()}
         home = np.array(robot.home)
         still = Observation(0, images, home, np.zeros_like(home), "warm up")
         seen = self._interface.see(still)

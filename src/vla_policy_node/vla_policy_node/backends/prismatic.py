@@ -42,7 +42,8 @@ class VisionTransformer(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, patches, width)."""
         x = self.patch_embed["proj"](pixels).flatten(2).transpose(1, 2) + self.pos_embed
-        extra = [getattr(self, name).expand(len(x), -1, -1) for name in ("cls_token", "reg_token") if hasattr(self, name)]
+        names = [name for name in ("cls_token", "reg_token") if hasattr(self, name)]
+        extra = [getattr(self, name).expand(len(x), -1, -1) for name in names]
         x = torch.cat([*extra, x], dim=1)
         for block in self.blocks:
             x = block(x)

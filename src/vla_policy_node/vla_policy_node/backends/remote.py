@@ -188,7 +188,9 @@ class Connection:
         self._open, self._answered = True, False
 
     def _exchange(self, request: Any, infers: bool) -> Any:
-        timeout = self._options.timeout if self._answered else max(self._options.first_timeout, self._options.timeout)
+        options = self._options
+        cold = infers and not self._answered
+        timeout = max(options.first_timeout, options.timeout) if cold else options.timeout
         answer = self.link.exchange(request, timeout)
         self._answered |= infers
         self._pause, self._cause = self._options.shortest_retry, ""

@@ -1,8 +1,8 @@
 """Actions as words of a language model, as in RT-2 and OpenVLA.
 
-Each entry of an action is a token: [-1, 1] is cut by `bins` equidistant edges, and the last `bins` ids of the vocabulary
-stand for them, the highest id for the lowest bin. What lies in [-1, 1] then is stretched over the range that the training
-data had, from its 1st to its 99th percentile; entries that the mask leaves out (grippers) stay as they are.
+Each entry of an action is a token: [-1, 1] is cut by `bins` equidistant edges, and the last `bins` ids of the
+vocabulary stand for them, the highest id for the lowest bin. What lies in [-1, 1] then is stretched over the range that
+the training data had, from its 1st to its 99th percentile; entries that the mask leaves out (grippers) stay.
 """
 
 from collections.abc import Mapping
@@ -89,7 +89,8 @@ def read_range(statistics: Mapping[str, Any], key: str, source: str) -> ActionRa
         raise ConfigError(f"{source} holds no statistics; without them the scale of the actions is unknown")
     if not key and len(statistics) > 1:
         raise ConfigError(
-            f"{source} has statistics of {len(statistics)} data sets; name one as option unnorm_key: {', '.join(sorted(statistics))}"
+            f"{source} has statistics of {len(statistics)} data sets; name one as option unnorm_key: "
+            f"{', '.join(sorted(statistics))}"
         )
     key = key or next(iter(statistics))
     if key not in statistics:
@@ -104,5 +105,7 @@ def read_range(statistics: Mapping[str, Any], key: str, source: str) -> ActionRa
         raise ConfigError(f"{source}: '{key}' lacks q01 or q99 of 'action', or they are no numbers: {error}") from error
     fits = low.ndim == 1 and len(low) > 0 and low.shape == high.shape == mask.shape
     if not fits or not np.isfinite([low, high]).all() or (low > high).any():
-        raise ConfigError(f"{source}: '{key}' has q01 {low}, q99 {high}, mask {mask}; expected finite q01 <= q99, one size")
+        raise ConfigError(
+            f"{source}: '{key}' has q01 {low}, q99 {high}, mask {mask}; expected finite q01 <= q99, one size"
+        )
     return ActionRange(low, high, mask)

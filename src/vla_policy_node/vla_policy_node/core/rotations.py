@@ -7,11 +7,10 @@ Neural Networks", 2019), `rotation_6d_rows` its first two rows (as PyTorch3D wri
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.spatial.transform import Rotation as _Rotation
 
 from vla_contract.errors import ConfigError, InferenceError, unknown
 
@@ -57,6 +56,13 @@ def from_matrix(representation: str, matrix: ArrayLike) -> Array:
     return _known(representation)[2](np.asarray(matrix, dtype=np.float64))
 
 
+def _scipy() -> Any:
+    """Imported when a tool's rotation is needed: joint policies run in interpreters that lack it."""
+    from scipy.spatial.transform import Rotation
+
+    return Rotation
+
+
 def _known(representation: str) -> "tuple[int, Callable[[Array], Array], Callable[[Array], Array]]":
     if representation not in _TABLE:
         raise ConfigError(unknown("rotation", representation, _TABLE))
@@ -91,11 +97,11 @@ def _from_matrices(rows: Array) -> Array:
 
 
 def _from_quaternion(rows: Array) -> Array:
-    return _Rotation.from_quat(rows / _length(rows, "quaternion")).as_matrix()
+    return _scipy().from_quat(rows / _length(rows, "quaternion")).as_matrix()
 
 
 def _quaternion(matrix: Array) -> Array:
-    return _Rotation.from_matrix(matrix).as_quat(canonical=True)
+    return _scipy().from_matrix(matrix).as_quat(canonical=True)
 
 
 def _columns(matrix: Array) -> Array:
@@ -105,18 +111,18 @@ def _columns(matrix: Array) -> Array:
 _TABLE: dict[str, tuple[int, Callable[[Array], Array], Callable[[Array], Array]]] = {
     "euler_xyz": (
         3,
-        lambda rows: _Rotation.from_euler("xyz", rows).as_matrix(),
-        lambda matrix: _Rotation.from_matrix(matrix).as_euler("xyz"),
+        lambda rows: _scipy().from_euler("xyz", rows).as_matrix(),
+        lambda matrix: _scipy().from_matrix(matrix).as_euler("xyz"),
     ),
     "euler_xyz_intrinsic": (
         3,
-        lambda rows: _Rotation.from_euler("XYZ", rows).as_matrix(),
-        lambda matrix: _Rotation.from_matrix(matrix).as_euler("XYZ"),
+        lambda rows: _scipy().from_euler("XYZ", rows).as_matrix(),
+        lambda matrix: _scipy().from_matrix(matrix).as_euler("XYZ"),
     ),
     "axis_angle": (
         3,
-        lambda rows: _Rotation.from_rotvec(rows).as_matrix(),
-        lambda matrix: _Rotation.from_matrix(matrix).as_rotvec(),
+        lambda rows: _scipy().from_rotvec(rows).as_matrix(),
+        lambda matrix: _scipy().from_matrix(matrix).as_rotvec(),
     ),
     "rotation_6d": (6, _from_two_axes, _columns),
     "rotation_6d_rows": (

@@ -37,9 +37,9 @@ class Schedule:
 
     Attributes:
         strategy: `sync`: execute a part of a chunk, rest, observe, infer. `async`: infer while the chunk plays, then
-            fade onto the new one. `ensemble`: as `async`, onto the average of all chunks that speak of the same time. `rtc`
-            (real-time chunking): as `async`, and the policy is told what will be executed meanwhile, so that its new
-            chunk begins with it.
+            fade onto the new one. `ensemble`: as `async`, onto the average of all chunks that speak of the same time.
+            `rtc` (real-time chunking): as `async`, and the policy is told what will be executed meanwhile, so that its
+            new chunk begins with it.
         execution_horizon: s of each chunk before the next observation is sent to the model.
         margin: s between a chunk's publication and the splice; covers the filter's and the controller's lead.
         blend: s, shortest fade from the old plan to the new.

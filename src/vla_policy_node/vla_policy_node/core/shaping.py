@@ -88,9 +88,8 @@ class Shaper:
             end = np.clip(state[0] + state[1] * duration / 2, low, high)
             zero = np.zeros_like(end)
             ends = (np.stack(pair) for pair in zip(state, (end, zero, zero), strict=True))
-            samples = Trajectory([at, at + duration], *ends).sample(
-                times := np.append(self._grid(at, at + duration - 1e-6), at + duration)
-            )
+            times = self._grid(at, at + duration)
+            samples = Trajectory([at, at + duration], *ends).sample(times)
             for values in (samples.velocities, samples.accelerations):
                 values[-1] = 0.0  # not nearly at rest: at rest
             curve = Trajectory(times, samples.positions, samples.velocities, samples.accelerations)
@@ -104,13 +103,14 @@ class Shaper:
         return self._bounds.excess(Trajectory(curve.times, *(values[:, self._arm] for values in columns)))
 
     def _grid(self, start: float, end: float) -> Array:
-        return np.asarray(start + self._step * np.arange(int((end - start) / self._step) + 1))
+        """Even, with both ends."""
+        return np.linspace(start, end, max(1, int((end - start) / self._step + 1e-6)) + 1)
 
     def _move_gripper(self, pace: Pace, shape: Shape, state: State, goals: Trajectory, at: float) -> None:
         """Replaces the gripper's column: it goes to the set-point that is due next, no earlier."""
         curve, column = shape.curve, self._gripper
         per_step = max(1, round(self._step / _FINE))
-        fine = self._step / per_step
+        fine = (curve.end - curve.start) / (len(curve) - 1) / per_step
         instants = curve.start + fine * np.arange((len(curve) - 1) * per_step)
         due = np.searchsorted(goals.times, at + (instants - at) / shape.stretch + 1e-9, side="left")
         wanted = goals.positions[np.minimum(due, len(goals) - 1), column]

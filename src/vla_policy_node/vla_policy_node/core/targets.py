@@ -15,7 +15,7 @@ from vla_policy_node.core.smoothing import smooth
 Array = NDArray[np.float64]
 
 _EDGE = 0.01  # share of a joint's range that targets keep from its ends
-_SETTLE = 4  # steps that a motion gets to come to rest at a point
+_SETTLE = 6  # steps that a motion gets to come to rest at a point
 _REMEMBERED = 12  # chunks that an ensemble may hold
 _FADE = 0.3  # s, in which a chunk of an ensemble loses its weight toward its end
 

@@ -1,9 +1,10 @@
 """An append-only, hash-chained record of everything the filter was told and everything it answered.
 
-One JSON object a line. `h` is the sha256 of the previous line's `h` and of the line's own text without `h`, so a changed,
-removed or inserted line breaks the chain from there on. (Lines cut off at the end do not; the diagnostics show the newest
-hash, which is the anchor for that.) The first record holds the whole configuration, so a file can be replayed anywhere.
-Each line is handed to the operating system before the filter goes on: a killed process loses none but the one in hand.
+One JSON object a line. `h` is the sha256 of the previous line's `h` and of the line's own text without `h`, so a
+changed, removed or inserted line breaks the chain from there on. (Lines cut off at the end do not; the diagnostics show
+the newest hash, which is the anchor for that.) The first record holds the whole configuration, so a file can be
+replayed anywhere. Each line is handed to the operating system before the filter goes on: a killed process loses none
+but the one in hand.
 """
 
 import hashlib
@@ -73,7 +74,7 @@ def chain(previous: str, body: str) -> str:
 
 @dataclass(frozen=True)
 class Soundness:
-    """What `verify` found. `broken` is the number of the first line (from 1) that does not fit, None: the chain is whole.
+    """What `verify` found. `broken`: number (from 1) of the first line that does not fit, None: the chain is whole.
 
     Attributes:
         partial: the last line is incomplete: the process was killed while it wrote.

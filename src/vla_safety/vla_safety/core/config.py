@@ -123,12 +123,15 @@ class SafetyConfig(_Strict):
     Attributes:
         margin: m, that every link keeps from every zone; self_margin: m, that links keep from each other.
         contact: limits of the force sensor; None: it is not used.
+        position_tolerance: rad or m, by joint: how far a command may exceed its range; for a gripper that is driven
+            against its stops by design.
         position_slack: rad or m, by which a measured position may exceed a limit when the robot is armed.
     """
 
     margin: Positive
     self_margin: Positive
     zones: tuple[ZoneSpec, ...]
+    position_tolerance: dict[str, Positive] = {}
     position_slack: Positive = 0.002
     contact: ContactLimits | None = None
     cycle: Cycle = Cycle()
@@ -147,7 +150,11 @@ def load_safety(path: str | Path, robot: Robot) -> SafetyConfig:
         config = SafetyConfig.model_validate(read_yaml(path, "safety file"))
     except ValidationError as error:
         raise ConfigError(describe_errors(path, error)) from error
-    for joint in config.watchdogs.joint_tracking_tolerance:
-        if joint not in robot.joints:
-            raise ConfigError(f"{path}: watchdogs.joint_tracking_tolerance: {unknown('joint', joint, robot.joints)}")
+    for key, table in (
+        ("watchdogs.joint_tracking_tolerance", config.watchdogs.joint_tracking_tolerance),
+        ("position_tolerance", config.position_tolerance),
+    ):
+        for joint in table:
+            if joint not in robot.joints:
+                raise ConfigError(f"{path}: {key}: {unknown('joint', joint, robot.joints)}")
     return config

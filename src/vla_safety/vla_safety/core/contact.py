@@ -1,7 +1,7 @@
 """Contact: the force sensor against a limit, two samples at the most from touch to stop.
 
-The load of tool and gravity is taken out by a zero: the reading when the robot was armed. That holds for a tool that keeps
-its orientation; otherwise the limit must leave room for the tool's weight.
+The load of tool and gravity is taken out by a zero: the reading when the robot was armed. That holds for a tool that
+keeps its orientation; otherwise the limit must leave room for the tool's weight.
 """
 
 import math

@@ -150,7 +150,7 @@ class RobotModel:
         return result
 
     def relative_reach(self, a: int, b: int) -> Array:
-        """(n,): how fast bodies `a` and `b` can move relative to each other; joints that move both alike are left out."""
+        """(n,): how fast bodies `a` and `b` can move relative to each other; joints that move both are left out."""
         only_one = (self._by_frame[a] > 0) != (self._by_frame[b] > 0)
         return self._by_joint(np.where(only_one, self._by_frame[a] + self._by_frame[b], 0.0))
 

@@ -14,7 +14,7 @@ _SEGMENT_SHARES = (1.0, 0.5, 0.25)  # of the segment, tried until one verifies w
 
 def with_stop(motion: Motion, verifier: Verifier, fraction: float) -> Motion:
     """The motion, then the stop from its last knot."""
-    return motion.then(stop(motion.knot(len(motion) - 1), motion.end, verifier.limits, fraction))
+    return motion.then(stop(motion.knot(len(motion) - 1), motion.end, verifier.limits, fraction, verifier.groups))
 
 
 def longest_prefix(spliced: Splice, verifier: Verifier, fraction: float) -> tuple[Motion | None, Finding | None]:

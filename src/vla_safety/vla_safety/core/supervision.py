@@ -1,7 +1,7 @@
-"""What goes on beside the motion: clock, inputs, the robot's whereabouts, and the causes that people and devices report.
+"""What goes on beside the motion: clock, inputs, the robot's whereabouts, and causes that people and devices report.
 
-A supervisor can only ask for a stop. Whatever reports a cause (a button, a force limit, later a statistical monitor) can
-therefore make the filter stricter, never looser (I16).
+A supervisor can only ask for a stop. Whatever reports a cause (a button, a force limit, later a statistical monitor)
+can therefore make the filter stricter, never looser (I16).
 """
 
 import numpy as np

@@ -19,6 +19,7 @@ from vla_safety.core.findings import Finding
 from vla_safety.core.kinematics import Placement, RobotModel
 from vla_safety.core.limits import Extent, check_envelope, extent_of
 from vla_safety.core.motion import Array, Motion
+from vla_safety.core.stopping import Groups
 
 _STEP = 0.025  # s between the first samples
 _PARTS = 4
@@ -79,10 +80,18 @@ class Verifier:
 
     Args:
         checks: of distances; the first is the one whose smallest value is reported as clearance.
+        groups: columns of the joints that stop together; None: all do.
     """
 
-    def __init__(self, limits: JointLimits, model: RobotModel, checks: Sequence[DistanceCheck]):
+    def __init__(
+        self,
+        limits: JointLimits,
+        model: RobotModel,
+        checks: Sequence[DistanceCheck],
+        groups: Groups | None = None,
+    ):
         self.limits = limits
+        self.groups = groups
         self.model = model
         self.checks = tuple(checks)
         self._reach: Array = np.concatenate([check.reach for check in checks])

@@ -68,7 +68,7 @@ class FlowBackend:
         if robot.gripper is None:
             raise ConfigError(f"robot '{robot.name}' has no gripper; policy '{metadata.name}' commands one")
         self.metadata = metadata
-        self._model, self._steps, self._seed = model, steps, seed
+        self._model, self._steps = model, steps
         self._robot, self._gripper = robot, robot.gripper
         self._finger = robot.joints.index(robot.gripper.joint)
         self._kinematics = ToolKinematics(robot.urdf(), robot.joints, robot.tool_frame, robot.home)
@@ -76,12 +76,12 @@ class FlowBackend:
         self._sentences = SentenceEncoder()
         self._state = metadata.statistics["state"].arrays()
         self._action = [torch.tensor(a, dtype=torch.float32) for a in metadata.statistics["action"].arrays()]
-        self._noise = torch.Generator()
-        self.reset()
+        # One draw of noise for all chunks: consecutive chunks then agree, where fresh noise would make them jitter.
+        shape = (1, metadata.horizon, len(metadata.action))
+        self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
     def reset(self) -> None:
-        """A new task: the noise of the flow starts over, so that the same observations give the same chunks."""
-        self._noise.manual_seed(self._seed)
+        """A new task. Nothing to forget: a chunk depends on its observation and the seed alone."""
 
     def infer(self, observation: Observation, prefix: Trajectory | None = None) -> ActionChunk:
         """The motion that the policy wants from here on, in joint space: point k is for stamp + (k + 1) dt.
@@ -133,10 +133,10 @@ class FlowBackend:
             self._sentences.embed(observation.instruction)[None],
             torch.tensor(tool, dtype=torch.float32)[None],
         )
-        shape = (1, self.metadata.horizon, len(self.metadata.action))
-        noise = torch.randn(shape, generator=self._noise)
         given = None if prefix is None else self._prefix(prefix, tool)
-        actions = self.denormalise(self._model.sample(reading.context, noise, self._steps, given))[0].double().numpy()
+        actions = (
+            self.denormalise(self._model.sample(reading.context, self._noise, self._steps, given))[0].double().numpy()
+        )
         if not np.isfinite(actions).all():
             raise InferenceError("the network's answer is not finite; the observation lies far outside its training")
         return ToolChunk(tool + actions[:, :3], np.clip(actions[:, 3], 0.0, 1.0), float(reading.progress.sigmoid()))

@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""Checks against counterparts that cannot live in the suite's own environment: LeRobot's policy server and policies.
+
+    ./vla interop [--check] [pytest options]
+
+Makes `.vla/interop/venv` from `requirements/interop.txt` (about 8 GB, once), then runs the checks. `--check` only says
+whether the environment is there (exit status 0) or not (1).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from vla_setup.process import say
+from vla_setup.state import fingerprint
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / ".vla" / "interop"
+PYTHON = FOLDER / "venv" / "bin" / "python"
+REQUIREMENTS = ROOT / "requirements" / "interop.txt"
+STAMP = FOLDER / "stamp"
+CHECKS = ROOT / "src" / "vla_policy_node" / "interop" / "lerobot_server.py"
+
+
+def ready() -> bool:
+    """The environment is complete and made from the requirements as they are now."""
+    return PYTHON.exists() and STAMP.is_file() and STAMP.read_text() == fingerprint(REQUIREMENTS)
+
+
+def prepare() -> None:
+    """Makes the environment. Raises CalledProcessError when a step fails; its output is on the terminal."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    base = Path(os.path.realpath(sys.executable))
+    say(f"making {FOLDER.relative_to(ROOT)}/venv: LeRobot and what it needs, about 8 GB, once")
+    environment = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "LD_LIBRARY_PATH")}
+    environment["_ROS_WHEELS_BOOTSTRAP_COMPLETE"] = "1"
+    if not PYTHON.exists():
+        subprocess.run([base, "-m", "venv", FOLDER / "venv"], check=True, env=environment, stdout=sys.stderr)
+    install = [PYTHON, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--prefer-binary"]
+    subprocess.run([*install, "-r", REQUIREMENTS], check=True, env=environment, stdout=sys.stderr)
+    STAMP.write_text(fingerprint(REQUIREMENTS))
+
+
+def main() -> int:
+    """The command line."""
+    arguments = sys.argv[1:]
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if "--check" in arguments:
+        return 0 if ready() else 1
+    if not ready():
+        try:
+            prepare()
+        except subprocess.CalledProcessError as error:
+            say(f"interop: '{error.cmd[0]}' ended with {error.returncode}; mend what is said above, and try again")
+            return 1
+    environment = {**os.environ, "VLA_INTEROP_PYTHON": str(PYTHON)}
+    return subprocess.call([sys.executable, "-m", "pytest", "-q", str(CHECKS), *arguments], env=environment)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,239 @@
+"""Any policy of LeRobot in this process: ACT, Diffusion, SmolVLA, π0.5, GR00T …, by LeRobot's own loading and processors.
+
+Needs LeRobot 0.4 or newer in the policy file's interpreter. The checkpoint is a folder as `lerobot-train` writes it:
+config.json, model.safetensors, policy_preprocessor.json and policy_postprocessor.json with their statistics.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from vla_contract.chunk import ActionChunk
+from vla_contract.errors import ConfigError, InferenceError, MismatchError
+from vla_contract.interpolation import Trajectory
+from vla_contract.observation import Observation
+from vla_contract.policy import WEIGHTS_FILE, PolicyMetadata, Statistics, check_fit, file_digest
+from vla_contract.robot import Robot, describe_errors
+from vla_policy_node.backends.local import Interface, choose_device, read_json
+from vla_policy_node.core.action_spaces import ActionLayout
+from vla_policy_node.core.model_inputs import CameraEntry, StateEntry, TextEntry
+
+_log = logging.getLogger(__name__)
+
+STATE, ACTION, TASK = "observation.state", "action", "task"
+# What LeRobot's normalisation needs of the statistics of a vector; without it, it passes the vector on as it is.
+_NEEDED = {
+    "MEAN_STD": ("mean", "std"),
+    "MIN_MAX": ("min", "max"),
+    "QUANTILES": ("q01", "q99"),
+    "QUANTILE10": ("q10", "q90"),
+}
+
+
+class LerobotOptions(BaseModel):
+    """Options of the policy file.
+
+    Attributes:
+        inputs: under LeRobot's own keys, `observation.images.<name>`, `observation.state`, `task`: see
+            `core.model_inputs`.
+        action: what the numbers of an action mean.
+        dt: s between two actions: 1 / fps of the data set.
+        name: of the policy, for people and records; empty: its type.
+        device, threads, seed: see `LocalOptions`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    inputs: dict[str, Any]
+    action: ActionLayout
+    dt: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+    name: str = ""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    threads: Annotated[int, Field(ge=1, le=256)] = 2
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "LerobotBackend":
+    """Loads a checkpoint folder for a robot.
+
+    Raises:
+        ConfigError: when LeRobot is missing, the checkpoint is incomplete or lacks statistics, or an option is wrong.
+        MismatchError: when checkpoint, policy file and robot do not fit each other.
+    """
+    try:
+        chosen = LerobotOptions.model_validate(dict(options))
+    except ValidationError as error:
+        raise ConfigError(describe_errors(Path("options of the lerobot backend"), error)) from error
+    return LerobotBackend(Path(checkpoint), robot, chosen)
+
+
+class LerobotBackend:
+    """Answers observations with joint chunks. Use from one thread."""
+
+    def __init__(self, folder: Path, robot: Robot, options: LerobotOptions):
+        read_json(folder / "config.json")  # else LeRobot looks for the folder on the internet
+        device = choose_device(options.device)
+        torch.set_num_threads(options.threads)
+        self._interface = Interface(robot, options.inputs, options.action)
+        self._options = options
+        self._policy, self._before, self._after = _load(folder, device)
+        config = self._policy.config
+        _check_features(self._interface, config, options)
+        _check_statistics((self._before, config.input_features), (self._after, config.output_features))
+        self._horizon = int(getattr(config, "chunk_size", None) or getattr(config, "n_action_steps", 1))
+        self.metadata = _metadata(folder, options, robot, self._interface, config.type, self._horizon)
+        check_fit(self.metadata, robot)
+        self.reset()
+
+    def reset(self) -> None:
+        """A new task: the policy forgets its history, and noise starts over."""
+        torch.manual_seed(self._options.seed)
+        for part in (self._policy, self._before, self._after):
+            part.reset()
+
+    def infer(self, observation: Observation, prefix: Trajectory | None = None) -> ActionChunk:
+        """The motion that the policy wants from here on; LeRobot's policies are not conditioned on `prefix` here.
+
+        Raises:
+            InferenceError: when a camera is missing, or the answer has the wrong shape, is not finite or out of reach.
+        """
+        del prefix
+        started = time.perf_counter()
+        batch = self._before(self._batch(self._interface.inputs.compose(observation)))
+        with torch.no_grad():
+            answer = self._policy.predict_action_chunk(self._with_history(batch))
+            rows = self._after(answer.flatten(0, 1)).float().cpu().numpy()
+        if rows.ndim != 2 or len(rows) == 0:
+            raise InferenceError(f"the policy answers actions of shape {rows.shape}, expected (horizon, entries)")
+        return self._interface.chunk(self.metadata, observation, rows[: self._horizon], started)
+
+    def _batch(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Under LeRobot's keys: images (1, 3, H, W) in [0, 1], vectors (1, d), sentences in a list."""
+        batch: dict[str, Any] = {}
+        for key, value in fields.items():
+            if isinstance(value, str):
+                batch[key] = [value]
+            elif value.ndim == 3:
+                batch[key] = torch.from_numpy(np.array(value)).permute(2, 0, 1)[None].float() / 255
+            else:
+                batch[key] = torch.from_numpy(np.asarray(value, dtype=np.float32))[None]
+        return batch
+
+    def _with_history(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Policies that look back read their history from queues, which LeRobot fills only when it acts by itself."""
+        config = self._policy.config
+        queues: dict[str, Any] | None = getattr(self._policy, "_queues", None)
+        if queues is None or getattr(config, "n_obs_steps", 1) < 2:
+            return batch
+        if "observation.images" in queues and config.image_features:
+            images = torch.stack([batch[key] for key in config.image_features], dim=-4)
+            batch = {**batch, "observation.images": images}
+        for key, queue in queues.items():
+            if key != ACTION and isinstance(batch.get(key), Tensor):
+                queue.extend([batch[key]] * max(1, (queue.maxlen or 1) - len(queue)))
+        return batch
+
+
+def _load(folder: Path, device: torch.device) -> tuple[Any, Any, Any]:
+    """Policy, preprocessor, postprocessor."""
+    try:
+        from lerobot.configs.policies import PreTrainedConfig
+        from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+    except ImportError as error:
+        raise ConfigError(
+            f"backend 'lerobot' needs Python package 'lerobot' 0.4 or newer ({error}); name an interpreter that has it "
+            "as `interpreter` in the policy file, or use backend 'lerobot_async' with LeRobot's policy server"
+        ) from error
+    try:
+        config = PreTrainedConfig.from_pretrained(folder, local_files_only=True)
+        config.device = str(device)
+        if hasattr(config, "pretrained_backbone_weights"):
+            config.pretrained_backbone_weights = None  # would be fetched, and then replaced by those of the checkpoint
+        policy = get_policy_class(config.type).from_pretrained(
+            folder, config=config, local_files_only=True, strict=True
+        )
+        overrides = {"device_processor": {"device": str(device)}}
+        before, after = make_pre_post_processors(
+            policy.config, pretrained_path=str(folder), preprocessor_overrides=overrides
+        )
+    except Exception as error:  # of several libraries, with no common root
+        raise ConfigError(
+            f"LeRobot cannot load checkpoint '{folder}': {type(error).__name__}: {error}; checkpoints from before "
+            "LeRobot 0.4 lack policy_preprocessor.json: migrate them with LeRobot's own script"
+        ) from error
+    return policy.eval().requires_grad_(False), before, after
+
+
+def _check_features(interface: Interface, config: Any, options: LerobotOptions) -> None:
+    """Compares keys and sizes of the policy file with those of the checkpoint."""
+    misfits = []
+    expected = {key: tuple(feature.shape) for key, feature in config.input_features.items()}
+    found: dict[str, tuple[int, ...]] = {}
+    for key, entry in interface.inputs.entries():
+        if isinstance(entry, CameraEntry):
+            size = interface.inputs.cameras[entry.camera]
+            found[key] = (3, size.height, size.width)
+        elif isinstance(entry, StateEntry):
+            found[key] = (len(interface.inputs.part_names(entry)),)
+        elif isinstance(entry, TextEntry) and key != TASK:
+            misfits.append(f"inputs.{key}: LeRobot knows one sentence, '{TASK}'")
+    for key in sorted({*expected, *found}):
+        if expected.get(key) != found.get(key):
+            misfits.append(
+                f"inputs.{key}: the checkpoint has {expected.get(key, 'no such input')}, "
+                f"the policy file {found.get(key, 'none')}"
+            )
+    width = tuple(config.output_features[ACTION].shape)
+    if width != (interface.decoder.width,):
+        names = ", ".join(interface.decoder.names)
+        misfits.append(f"action: the checkpoint has {width}, the policy file ({interface.decoder.width},): {names}")
+    if misfits:
+        raise MismatchError(f"LeRobot policy '{options.name or config.type}' does not fit its policy file", misfits)
+
+
+def _check_statistics(*parts: tuple[Any, Mapping[str, Any]]) -> None:
+    """Refuses processors that would leave a vector as it is because its statistics are missing."""
+    misfits = []
+    for pipeline, features in parts:
+        for step in pipeline.steps:
+            if not all(hasattr(step, name) for name in ("features", "norm_map", "stats")):
+                continue
+            for key, feature in step.features.items():
+                mode = step.norm_map.get(feature.type)
+                known: Iterable[str] = (step.stats or {}).get(key, {})
+                missing = [name for name in _NEEDED.get(getattr(mode, "name", ""), ()) if name not in known]
+                if key in features and missing:
+                    misfits.append(f"statistics.{key}: {' and '.join(missing)} missing, needed for {mode.name}")
+    if misfits:
+        raise MismatchError("the checkpoint's processors lack statistics and would not normalise", misfits)
+
+
+def _metadata(
+    folder: Path, options: LerobotOptions, robot: Robot, interface: Interface, kind: str, horizon: int
+) -> PolicyMetadata:
+    """The processors normalise: what passes here is in physical units, so the statistics are those of the identity."""
+
+    def identity(size: int) -> Statistics:
+        return Statistics(mean=(0.0,) * size, std=(1.0,) * size)
+
+    return PolicyMetadata(
+        name=options.name or kind,
+        digest=file_digest(folder / WEIGHTS_FILE),
+        cameras=interface.inputs.cameras,
+        joints=robot.joints,
+        state=interface.inputs.state_names,
+        action_space=options.action.space,
+        action=interface.decoder.names,
+        horizon=horizon,
+        dt=options.dt,
+        tool_frame=robot.tool_frame if options.action.space.startswith("ee_") else None,
+        statistics={"state": identity(interface.state_width), "action": identity(interface.decoder.width)},
+        training={"normalisation": "by LeRobot's processors"},
+    )

@@ -1,0 +1,147 @@
+"""I3, I4, I11, R8, R12, R13: the robot stays in its fence whatever the source does and whenever the filter dies."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rig import BRINGUP, HOME, LIMITS, ROBOT, Rig, check_envelope, proposal, smooth_chunk
+from test_zones import ORACLE
+
+from vla_safety.core.config import load_safety
+from vla_safety.core.modes import Mode
+
+N = len(HOME)
+ZONES = load_safety(BRINGUP / "config/safety/cell.yaml", ROBOT).zones
+
+
+def outside_fence(q) -> float:
+    """How deep any link is in a keep-out zone, by Pinocchio and coal; 0: it is not."""
+    depth = 0.0
+    for zone in ZONES:
+        if zone.kind == "keep_out":
+            distances = ORACLE.distances(q, zone)
+            depth = max([depth, *(-d for link, d in distances.items() if link not in zone.except_links)])
+    return depth
+
+
+def hostile_chunk(rng: np.random.Generator, rig: Rig, sequence: int):
+    """Towards the table, a limit or anywhere, at any speed, with or without derivatives."""
+    points = int(rng.integers(1, 25))
+    dt = float(rng.choice([0.01, 0.05, 0.1, 0.2]))
+    times = rng.uniform(0, 0.1) + np.arange(1, points + 1) * dt
+    q = rig.controller.state[0]
+    kind = rng.integers(0, 5)
+    if kind == 0:  # down onto the table
+        direction = np.array([0, 1.0, 0, rng.uniform(-0.5, 0.5), 0, rng.uniform(-0.3, 0.3), 0, 0])
+    elif kind == 1:  # all joints at a limit
+        direction = rng.choice([-1.0, 1.0], N)
+    elif kind == 2:
+        direction = rng.normal(0, 1, N)
+    elif kind == 3:
+        return smooth_chunk(rig, np.clip(q + rng.normal(0, 0.5, N), LIMITS.min_position, LIMITS.max_position), 0.5)
+    else:
+        direction = -np.sign(rig.controller.state[1]) * rng.uniform(0, 3, N)
+    rows = (
+        q + np.outer(times, direction * LIMITS.max_velocity * rng.uniform(0.05, 1.5)) + rng.normal(0, 0.01, (points, N))
+    )
+    v = rng.normal(0, 1, rows.shape) if rng.random() < 0.2 else None
+    source = "override" if rng.random() < 0.1 else "policy"
+    return proposal(rig.now, times, rows, v, None, source=source, sequence=sequence)
+
+
+def run_hostile(seed: int, chunks: int) -> Rig:
+    rng = np.random.default_rng(seed)
+    rig = Rig(delay=int(rng.integers(0, 20)))
+    for k in range(chunks):
+        rig.propose(hostile_chunk(rng, rig, k))
+        rig.run(float(rng.choice([0.04, 0.08, 0.2, 0.4])))
+        if rig.filter.mode == Mode.DISARMED:
+            rig.run(1.0)
+            assert rig.filter.arm(rig.instant).success
+            rig.collect()
+            rig.run(0.4)
+    return rig
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_i03_a_hostile_policy_never_leaves_the_envelope_or_the_fence(seed):
+    rig = run_hostile(seed, 40)
+    rig.run(1.0)
+    check_envelope(rig.controller)
+    _, q, _, _, _ = rig.controller.trace.arrays()
+    assert np.ptp(q, axis=0).max() > 0.3, "the policy must get somewhere, else nothing is shown"
+    for row in q[:: max(1, len(q) // 150)]:
+        assert outside_fence(row) <= 1e-6
+    assert {d.verdict.name for d in rig.decisions} >= {"SLOWED", "TRIMMED", "STOPPED"}
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 2**32))
+def test_i03_it_can_be_cut_off_at_any_cycle(seed):
+    rig = run_hostile(seed, 6)
+    rig.offline.clear()  # the filter is killed: nothing more arrives
+    rig.advance(2.0)
+    assert not rig.controller.state[1:].any(), "at rest"
+    check_envelope(rig.controller)
+    assert outside_fence(rig.controller.state[0]) <= 1e-6
+
+
+def test_r13_all_joints_at_several_limits_at_once():
+    for sign in (1, -1):
+        rig = Rig()
+        times = np.arange(1, 21) * 0.1
+        goal = np.where(sign > 0, LIMITS.max_position, LIMITS.min_position) + sign * 0.5
+        rows = HOME + np.clip(times[:, None] * 1.5, 0, 1) * (goal - HOME)
+        rig.propose(proposal(rig.now, times, rows))
+        rig.run(4)
+        check_envelope(rig.controller)
+        assert not rig.controller.state[1:].any()
+
+
+def test_r12_a_stop_on_a_curved_path_stays_in_the_fence():
+    """Circles just above the table, cut off everywhere: the stop leaves the path, and is verified as well."""
+    rig = Rig()
+    low = HOME.copy()
+    low[1] += 0.75
+    low[3] -= 0.1
+    low[-1] = 0.03
+    rig.propose(smooth_chunk(rig, low, duration=2.0, points=30))
+    rig.run(2.4)
+    start = rig.controller.state[0].copy()
+    for cut in range(6):
+        times = np.arange(1, 31) * 0.05
+        phase = 6 * times
+        rows = np.repeat(start[None], 30, 0)
+        rows[:, 0] += 0.1 * np.sin(phase)
+        rows[:, 1] += 0.04 * (1 - np.cos(phase))
+        rig.propose(proposal(rig.now, times, rows, sequence=cut))
+        rig.run(0.12 + 0.12 * cut)
+        rig.offline.clear()
+        rig.advance(1.0)
+        assert not rig.controller.state[1:].any()
+        assert outside_fence(rig.controller.state[0]) <= 1e-6
+        rig.run(0.4)
+    check_envelope(rig.controller)
+
+
+def test_i11_switching_between_sources_leaks_nothing():
+    """While a human has the robot no chunk of the policy is taken, and the motion has no step."""
+    rng = np.random.default_rng(5)
+    rig = Rig()
+    for k in range(40):
+        source = "override" if rng.random() < 0.4 else "policy"
+        before = rig.filter.mode
+        goal = HOME + rng.normal(0, 0.15, N) * np.array([1] * 7 + [0])
+        goal[-1] = 0.02
+        decision = rig.propose(smooth_chunk(rig, goal, 0.6, source=source, sequence=k))
+        if before == Mode.OVERRIDE and source == "policy":
+            assert decision.finding.reason == "authority" and decision.points_accepted == 0
+        if before == Mode.DISARMED:
+            assert decision.finding.reason == "mode"
+        rig.run(float(rng.choice([0.08, 0.2, 0.6])))
+        if rig.filter.mode == Mode.DISARMED:
+            rig.run(0.6)
+            assert rig.filter.arm(rig.instant).success
+            rig.collect()
+            rig.run(0.4)
+    check_envelope(rig.controller)
