@@ -24,7 +24,7 @@ FOLDER = ROOT / ".vla" / "interop"
 PYTHON = FOLDER / "venv" / "bin" / "python"
 REQUIREMENTS = ROOT / "requirements" / "interop.txt"
 STAMP = FOLDER / "stamp"
-CHECKS = ROOT / "src" / "vla_policy_node" / "interop" / "lerobot_server.py"
+CHECKS = sorted((ROOT / "src" / "vla_policy_node" / "interop").glob("lerobot_*.py"))
 
 
 def ready() -> bool:
@@ -61,7 +61,7 @@ def main() -> int:
             say(f"interop: '{error.cmd[0]}' ended with {error.returncode}; mend what is said above, and try again")
             return 1
     environment = {**os.environ, "VLA_INTEROP_PYTHON": str(PYTHON)}
-    return subprocess.call([sys.executable, "-m", "pytest", "-q", str(CHECKS), *arguments], env=environment)
+    return subprocess.call([sys.executable, "-m", "pytest", "-q", *map(str, CHECKS), *arguments], env=environment)
 
 
 if __name__ == "__main__":

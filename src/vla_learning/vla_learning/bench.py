@@ -65,7 +65,7 @@ def _times(call: Callable[[], object], runs: int) -> dict[str, float]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 within the budget, 1 over it or failed."""
-    parser = argparse.ArgumentParser(prog="vla bench policy", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m vla_learning.bench", description=__doc__)
     parser.add_argument("--robot", default=ROBOT, help="robot file")
     parser.add_argument("--checkpoint", default=CHECKPOINT, help="folder with model.safetensors and policy.json")
     parser.add_argument("--threads", type=int, default=2, help="of torch")

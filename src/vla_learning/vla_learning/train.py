@@ -48,7 +48,7 @@ class Plan:
     robot: str
     episodes: int = 800
     rounds: int = 2
-    steps: int = 11_000
+    steps: int = 10_000
     batch: int = 64
     seed: int = 0
     trials: int = 60

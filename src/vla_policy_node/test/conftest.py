@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from vla_contract.robot import load_robot
 
 # A busy machine is no error of the code.
-settings.register_profile("suite", deadline=None)
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
 URDF = """<robot name="two"><link name="base"/><link name="a"/><link name="hand"/><link name="finger"/>

@@ -67,7 +67,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], object], timeout: float = 20.0) -> None:
+def until(condition: Callable[[], object], timeout: float = 90.0) -> None:
     """Waits for a condition of another process."""
     deadline = time.monotonic() + timeout
     while not condition():

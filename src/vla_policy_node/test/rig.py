@@ -16,6 +16,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rosgraph_msgs.msg import Clock as Clock_
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
+from visualization_msgs.msg import MarkerArray
 from vla_msgs.action import ExecuteTask
 from vla_msgs.msg import ActionChunk, LockstepAck, PolicyStatus, ReasoningTrace, SafetyState
 
@@ -36,13 +37,14 @@ class Rig:
         self.node = rclpy.create_node("rig", context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
-        self.chunks, self.statuses, self.traces = [], [], []
+        self.chunks, self.statuses, self.traces, self.markers = [], [], [], []
         self.plan, self.follows, self.position = None, True, np.array([0.0, 0.5, 0.04])
         self.cameras, self.joints, self.frame, self.shade = set(CAMERAS), True, "", 0
         subscribe = self.node.create_subscription
         subscribe(ActionChunk, "/vla_policy/chunk", self._on_chunk, COMMAND)
         subscribe(PolicyStatus, "/vla_policy/status", self.statuses.append, LATCHED)
         subscribe(ReasoningTrace, "/vla_policy/reasoning", self.traces.append, EVENT)
+        subscribe(MarkerArray, "/vla_policy/markers", self.markers.append, LATCHED)
         self._images = {n: self.node.create_publisher(Image, f"/camera/{n}/image_raw", SENSOR) for n in CAMERAS}
         self._states = self.node.create_publisher(JointState, "/joint_states", SENSOR)
         self._safety = self.node.create_publisher(SafetyState, "/vla_safety/state", LATCHED)

@@ -51,6 +51,8 @@ def test_a_task_from_goal_to_success(start):
     assert first.task_id and first.instruction == "wave" and {m.task_id for m in messages} == {first.task_id}
     assert all(len(p.velocities) == len(p.accelerations) == 3 for m in messages for p in m.trajectory.points)
     assert all(b - a > 0.3e9 for a, b in itertools.pairwise(rig.chunk_stamps()))
+    assert rig.markers and len(rig.markers[-1].markers[0].points) == 16
+    assert rig.markers[-1].markers[0].header.frame_id == "base"
     assert feedback[-1].chunks >= 3 and feedback[-1].progress > 0.8
     assert [t.text for t in rig.traces][0] == "task begins" and "SUCCEEDED" in rig.traces[-1].text
     last = rig.wait_state(PolicyStatus.READY)

@@ -3,7 +3,6 @@
 import time
 import uuid
 import zlib
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,16 +22,16 @@ from vla_msgs.msg import SafetyState
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError, ConfigError, VlaError
 from vla_contract.robot import load_robot
-from vla_node_base.conversions import chunk_msg, duration_msg, image_view, seconds, to_ns, trajectory_from_msg
+from vla_node_base.conversions import NS, chunk_msg, duration_msg, image_view, seconds, to_ns, trajectory_from_msg
 from vla_node_base.lockstep import Lockstep
 from vla_node_base.node import VlaNode, run
-from vla_node_base.parameters import parameter
 from vla_node_base.qos import COMMAND, LATCHED, SENSOR
 from vla_policy_node.action import TaskServer
 from vla_policy_node.config import load_policy_file
 from vla_policy_node.core.observations import StreamError
 from vla_policy_node.core.scheduling import Reality
 from vla_policy_node.core.task import Outcome, Rules, Task, Verdict
+from vla_policy_node.parameters import Parameters
 from vla_policy_node.preflight import ImageFormat, image_misfits, preflight
 from vla_policy_node.reporting import Reporter
 from vla_policy_node.runtime import Result, Runtime, State
@@ -40,26 +39,6 @@ from vla_policy_node.worker.client import Down, Ready, Refusal
 
 _TICK = 0.05  # s
 _FINGERPRINT = 257  # every so many bytes of a picture tell whether it changed
-_NS = 1_000_000_000
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Of the node; what belongs to a policy is in its file."""
-
-    robot: str = parameter("", "path of the robot file")
-    policy: str = parameter("", "path of the policy file")
-    strategy: str = parameter("", "sync, async, ensemble or rtc; empty: the policy file's", read_only=False)
-    default_timeout: float = parameter(60.0, "of a task that names none", unit="s", low=1.0, high=86400.0)
-    unarmed_time: float = parameter(
-        1.0, "how long the safety filter may be disarmed or e-stopped before a task ends", unit="s", low=0.0, high=60.0
-    )
-    allow_blank: bool = parameter(False, "take an empty instruction (to measure what a policy does without one)")
-    lockstep: bool = parameter(False, "the simulator's clock waits for inferences")
-    lockstep_slack: float = parameter(0.05, "how far the simulator runs ahead in lockstep", unit="s", low=0.0, high=1.0)
-    simulated_latency: float = parameter(
-        0.1, "in lockstep: from observation to chunk, whatever the inference took", unit="s", low=0.0, high=2.0
-    )
 
 
 class PolicyNode(VlaNode):
@@ -77,7 +56,7 @@ class PolicyNode(VlaNode):
         self._held: Result | None = None
         self._command: bytes | None = None
         self._clock_ns = 0
-        self._latency_ns = round(self.params.simulated_latency * _NS)
+        self._latency_ns = round(self.params.simulated_latency * NS)
         self._safety: SafetyState | None = None
         self._cameras: list[Any] = []
         self._formats: dict[str, ImageFormat] = {}
@@ -157,7 +136,7 @@ class PolicyNode(VlaNode):
             result, self._held = self._held, None
             self._publish(result)
         pending = self._runtime.pending if self._runtime is not None else None
-        slack = round(self.params.lockstep_slack * _NS)
+        slack = round(self.params.lockstep_slack * NS)
         if pending is None or self._clock_ns < pending.stamp_ns + self._latency_ns - slack:
             self._lockstep.acknowledge(self._clock_ns)
 
@@ -177,8 +156,7 @@ class PolicyNode(VlaNode):
 
     def _on_joints(self, message: JointState) -> None:
         runtime = self._runtime
-        if runtime is None:
-            return
+        assert runtime is not None
         stamp = to_ns(message.header.stamp)
         runtime.buffer.add_joints(stamp, self._watch(), message.name, message.position, message.velocity)
         if self._task is not None and runtime.pending is None:
@@ -275,6 +253,7 @@ class PolicyNode(VlaNode):
                 throttle_duration_sec=5.0,
             )
         self._reporter.splice = spliced
+        self._reporter.show(result.answer.path, runtime.robot.base_frame, now)
         task.published(result.answer.chunk.progress)
         self._feedback(task)
         self._judge()
@@ -377,8 +356,7 @@ class PolicyNode(VlaNode):
     # -- what it says
 
     def _on_tick(self) -> None:
-        if self._runtime is None:
-            return
+        assert self._runtime is not None
         if self._task is not None:
             if self._runtime.scheduler.watch(self._now()):
                 self.get_logger().warning(

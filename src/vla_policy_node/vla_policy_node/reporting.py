@@ -3,10 +3,15 @@
 import math
 import time
 
+import numpy as np
+from geometry_msgs.msg import Point
+from numpy.typing import NDArray
 from rclpy.node import Node
+from std_msgs.msg import ColorRGBA
+from visualization_msgs.msg import Marker, MarkerArray
 from vla_msgs.msg import PolicyStatus, ReasoningTrace
 
-from vla_node_base.conversions import time_msg
+from vla_node_base.conversions import duration_msg, time_msg
 from vla_node_base.diagnostics import ERROR, OK, WARN, Diagnostics
 from vla_node_base.qos import EVENT, LATCHED
 from vla_policy_node.core.scheduling import Splice
@@ -16,6 +21,8 @@ from vla_policy_node.runtime import Runtime, State
 _STATUS_PERIOD = 0.5  # s
 _REASON_PERIOD = 0.1  # s; a reason holds figures that change all the time
 _DIAGNOSTICS_PERIOD = 1.0  # s
+_LINE = 0.006  # m, width of a drawn path
+_LIFETIME = 2.0  # s
 _SHOWN = (
     "policy", "chunks", "chunk_rate", "inference_p50", "inference_p95", "inference_p99", "queue", "starved",
     "splice_step", "worker_restarts",
@@ -23,7 +30,7 @@ _SHOWN = (
 
 
 class Reporter:
-    """Publishes `vla_policy/status`, `vla_policy/reasoning` and `/diagnostics`.
+    """Publishes `vla_policy/status`, `vla_policy/reasoning`, `vla_policy/markers` and `/diagnostics`.
 
     Attributes:
         splice: the newest one of the running task.
@@ -34,6 +41,7 @@ class Reporter:
         self._source = node.get_name()
         self._status = node.create_publisher(PolicyStatus, "vla_policy/status", LATCHED)
         self._trace = node.create_publisher(ReasoningTrace, "vla_policy/reasoning", EVENT)
+        self._markers = node.create_publisher(MarkerArray, "vla_policy/markers", LATCHED)
         self._diagnostics = Diagnostics(node)
         self._said: tuple[State, str] = (State.UNCONFIGURED, "")
         self._last = self._last_diagnostics = -math.inf
@@ -59,6 +67,20 @@ class Reporter:
         )
         trace.header.stamp = time_msg(now_ns)
         self._trace.publish(trace)
+
+    def show(self, path: NDArray[np.float64] | None, frame: str, now_ns: int) -> None:
+        """Draws where the newest chunk leads the tool: (K, 3) m in `frame`."""
+        if path is None or self._markers.get_subscription_count() == 0:
+            return
+        marker = Marker(ns="chunk", type=Marker.LINE_STRIP, action=Marker.ADD)
+        marker.header.frame_id = frame
+        marker.header.stamp = time_msg(now_ns)
+        marker.pose.orientation.w = 1.0
+        marker.scale.x = _LINE
+        marker.color = ColorRGBA(r=0.1, g=0.6, b=1.0, a=0.9)
+        marker.lifetime = duration_msg(_LIFETIME)
+        marker.points = [Point(x=x, y=y, z=z) for x, y, z in path.tolist()]
+        self._markers.publish(MarkerArray(markers=[marker]))
 
     def _message(self, runtime: Runtime, task: Task | None, now_ns: int, state: State, reason: str) -> PolicyStatus:
         ages = runtime.buffer.ages(now_ns)

@@ -1,4 +1,4 @@
-"""Any policy of LeRobot in this process: ACT, Diffusion, SmolVLA, π0.5, GR00T …, by LeRobot's own loading and processors.
+"""Any policy of LeRobot in this process (ACT, Diffusion, SmolVLA, π0.5 …), by its own loading and processors.
 
 Needs LeRobot 0.4 or newer in the policy file's interpreter. The checkpoint is a folder as `lerobot-train` writes it:
 config.json, model.safetensors, policy_preprocessor.json and policy_postprocessor.json with their statistics.
@@ -81,7 +81,7 @@ class LerobotBackend:
         read_json(folder / "config.json")  # else LeRobot looks for the folder on the internet
         device = choose_device(options.device)
         torch.set_num_threads(options.threads)
-        self._interface = Interface(robot, options.inputs, options.action)
+        self._interface = Interface(robot, options.inputs, options.action, None)
         self._options = options
         self._policy, self._before, self._after = _load(folder, device)
         config = self._policy.config

@@ -250,7 +250,8 @@ class Interface:
     """The way from an observation to the inputs of a model and from its rows to a chunk.
 
     Args:
-        image_size: (height, width) that the model takes; (None, None): the backend resizes, in its own way.
+        image_size: (height, width) that the model takes; (None, None): the backend resizes, in its own way; None: the
+            backend checks the sizes itself.
 
     Raises:
         ConfigError: when a layout is malformed or does not fit the robot.
@@ -261,7 +262,7 @@ class Interface:
         robot: Robot,
         inputs: Mapping[str, Any],
         action: ActionLayout,
-        image_size: tuple[int | None, int | None] = (None, None),
+        image_size: tuple[int | None, int | None] | None = (None, None),
     ):
         self.robot = robot
         self.inputs = ModelInputs(inputs, robot)
@@ -272,11 +273,8 @@ class Interface:
             if type(entry) not in kinds or path not in inputs:
                 raise ConfigError(f"inputs.{path}: expected a camera, state or text entry, not nested")
             kinds[type(entry)].append(path)
-            if isinstance(entry, CameraEntry) and ((entry.height, entry.width) != image_size or entry.axes != "hwc"):
-                raise ConfigError(
-                    f"inputs.{path}: height {entry.height}, width {entry.width}, axes {entry.axes}; "
-                    f"this backend takes height {image_size[0]}, width {image_size[1]}, axes hwc"
-                )
+            if isinstance(entry, CameraEntry):
+                _check_camera(path, entry, image_size)
         self._cameras, self._states, self._texts = kinds.values()
         if not self._cameras or len(self._states) > 1 or len(self._texts) > 1:
             raise ConfigError(
@@ -368,4 +366,13 @@ class Interface:
             policy_digest=metadata.digest,
             instruction=observation.instruction,
             inference_time=time.perf_counter() - started,
+        )
+
+
+def _check_camera(path: str, entry: CameraEntry, size: tuple[int | None, int | None] | None) -> None:
+    expected = (entry.height, entry.width) if size is None else size
+    if (entry.height, entry.width) != expected or entry.axes != "hwc":
+        raise ConfigError(
+            f"inputs.{path}: height {entry.height}, width {entry.width}, axes {entry.axes}; "
+            f"this backend takes height {expected[0]}, width {expected[1]}, axes hwc"
         )

@@ -71,8 +71,10 @@ class OpenpiBackend(RemoteBackend):
                 f"the reply's 'actions' are a {type(rows).__name__}, expected an array of numbers; "
                 f"it holds {', '.join(map(str, message)) or 'nothing'}"
             )
-        progress = message.get("progress", float("nan"))
-        return Answer(rows, float(progress) if isinstance(progress, float | np.floating) else float("nan"))
+        progress = message.get("progress")
+        if not isinstance(progress, float | np.floating) or not 0.0 <= progress <= 1.0:
+            progress = float("nan")  # openpi's own policies know none
+        return Answer(rows, float(progress))
 
 
 class OpenpiLink:

@@ -72,6 +72,7 @@ class _Worker:
         size = os.fstat(memory).st_size
         self._memory = mmap.mmap(memory, size, prot=mmap.PROT_READ) if size else None
         self._backend: Any = None
+        self._kinematics: Any = None
         self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def serve(self) -> None:
@@ -104,6 +105,7 @@ class _Worker:
         started = time.perf_counter()
         robot = load_robot(request["robot"])
         self._backend = load_backend(request["backend"], Path(request["checkpoint"]), robot, request["options"])
+        self._kinematics = _kinematics(robot)
         self._warm_up(robot)
         metadata = self._backend.metadata.model_dump(mode="json")
         return {"metadata": metadata, "seconds": time.perf_counter() - started}
@@ -145,11 +147,24 @@ class _Worker:
         prefix = self._wire.trajectory_of(request["prefix"])
         started = time.perf_counter()
         chunk = self._backend.infer(observation, prefix)
-        return {"chunk": self._wire.chunk_map(chunk), "seconds": time.perf_counter() - started}
+        seconds = time.perf_counter() - started
+        path = None
+        if self._kinematics is not None and chunk.joint_names == self._kinematics.joint_names:
+            path = np.stack([self._kinematics.forward(row)[0] for row in chunk.positions])
+        return {"chunk": self._wire.chunk_map(chunk), "seconds": seconds, "path": path}
 
     def _reset(self, request: dict[str, Any]) -> dict[str, Any]:
         self._backend.reset()
         return {"reset": True}
+
+
+def _kinematics(robot: Any) -> Any:
+    """Where chunks lead the tool, for people to look at; not every interpreter has what that takes."""
+    try:
+        from vla_kinematics import ToolKinematics
+    except ImportError:
+        return None
+    return ToolKinematics(robot.urdf(), robot.joints, robot.tool_frame)
 
 
 if __name__ == "__main__":

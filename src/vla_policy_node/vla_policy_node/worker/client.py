@@ -4,7 +4,6 @@ One thread owns process and socket; it blocks in `select` and costs nothing whil
 callback *on that thread*; the node passes them on to its executor.
 """
 
-import importlib.util
 import mmap
 import os
 import select
@@ -31,15 +30,8 @@ from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata
 from vla_policy_node.worker import wire
+from vla_policy_node.worker.environment import package_folders, worker_environment
 
-# Everything else of the node's environment, ROS's above all, stays out of the worker.
-_PASSED = (
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "XDG_CACHE_HOME", "AMENT_PREFIX_PATH",
-    "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "NVIDIA_VISIBLE_DEVICES", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME",
-    "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "OPENBLAS_NUM_THREADS", "TOKENIZERS_PARALLELISM",
-    "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "SSL_CERT_FILE", "COVERAGE_PROCESS_START",
-)  # fmt: skip
-_PACKAGES = ("vla_contract", "vla_kinematics", "vla_policy_node")
 _LAST_LINES = 15
 
 
@@ -81,11 +73,13 @@ class Ready:
 
 @dataclass(frozen=True)
 class Answer:
-    """To the request `id`; `seconds` is the inference alone."""
+    """To the request `id`; `seconds` is the inference alone. `path` (K, 3) m: the tool at the chunk's points, in the
+    base frame; None: the worker's interpreter has no kinematics."""
 
     id: int
     chunk: ActionChunk
     seconds: float
+    path: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -246,17 +240,10 @@ class Worker:
                 f"interpreter '{interpreter}' does not exist or is not executable; correct the policy file"
             )
         ours, theirs = socket.socketpair()
-        environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        if not self.spec.interpreter:
-            # The same interpreter may use what is on our path, e.g. a user's package with a backend.
-            environment["PYTHONPATH"] = os.environ.get("PYTHONPATH", "")
-        # The ROS wheels' start-up hook would start the interpreter a second time, with their libraries on its path.
-        environment["_ROS_WHEELS_BOOTSTRAP_COMPLETE"] = "1"
-        environment |= {"PYTHONUNBUFFERED": "1", "PYTHONNOUSERSITE": "1", "PYTHONFAULTHANDLER": "1"}
-        environment |= self.spec.environment
+        environment = worker_environment(own_interpreter=not self.spec.interpreter) | dict(self.spec.environment)
         command = [interpreter, str(Path(__file__).with_name("child.py"))]
         command += ["--socket", str(theirs.fileno()), "--memory", str(self._memory_fd), "--parent", str(os.getpid())]
-        for name, folder in _package_folders().items():
+        for name, folder in package_folders().items():
             command += ["--package", f"{name}={folder}"]
         with theirs:
             self._process = subprocess.Popen(
@@ -372,7 +359,7 @@ def _event(identifier: int, answer: dict[str, Any]) -> Event:
     if "error" in answer:
         return Refusal(identifier, _with_trace(answer))
     try:
-        return Answer(identifier, wire.chunk_of(answer["chunk"]), float(answer["seconds"]))
+        return Answer(identifier, wire.chunk_of(answer["chunk"]), float(answer["seconds"]), answer.get("path"))
     except (ChunkError, KeyError, TypeError) as error:
         return Refusal(identifier, f"the backend's chunk is malformed: {error}")
 
@@ -389,13 +376,3 @@ def _forward(stream: Any, lines: "deque[str]") -> None:
             line = raw.decode(errors="replace").rstrip()
             lines.append(line)
             print(f"[worker] {line}", file=sys.stderr, flush=True)
-
-
-def _package_folders() -> dict[str, str]:
-    """Where this process would import the suite's ROS-free packages from."""
-    folders = {}
-    for name in _PACKAGES:
-        spec = importlib.util.find_spec(name)
-        if spec is not None and spec.origin is not None:
-            folders[name] = str(Path(spec.origin).parent)
-    return folders

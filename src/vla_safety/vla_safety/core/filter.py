@@ -16,8 +16,8 @@ from vla_safety.core.config import SafetyConfig
 from vla_safety.core.findings import Decision, Finding, Verdict
 from vla_safety.core.latch import Memory
 from vla_safety.core.modes import ENABLED, Event, Mode, transition
-from vla_safety.core.motion import Array, Motion, State, Timeline, nanoseconds, rest, seconds
-from vla_safety.core.planning import longest_prefix, next_message, soonest_stop
+from vla_safety.core.motion import Motion, State, Timeline, nanoseconds, seconds
+from vla_safety.core.planning import hold_at, longest_prefix, next_message, soonest_stop
 from vla_safety.core.records import Answer, Output, Plan, Status
 from vla_safety.core.splicing import complete, splice
 from vla_safety.core.supervision import Supervisor
@@ -188,14 +188,11 @@ class SafetyFilter:
             return Answer(False, f"{finding.sentence}; {finding.remedy}")
         measured = self.monitor.newest
         assert measured is not None
-        limits, slack = self.verifier.limits, self.config.position_slack
-        held = np.clip(measured.position, limits.min_position, limits.max_position)
-        held = np.where(np.abs(held - measured.position) <= slack, held, measured.position)
-        # A single knot, some time ahead: the controller leads there from where it is.
-        motion = Motion.at(now.clock_ns + nanoseconds(_SETTLE), rest(held))
-        report = self.verifier.verify(motion)
-        if report.finding is not None:
-            return Answer(False, f"{report.finding.sentence}; {report.finding.remedy}")
+        motion = hold_at(
+            measured.position, now.clock_ns + nanoseconds(_SETTLE), self.verifier, self.config.position_slack
+        )
+        if isinstance(motion, Finding):
+            return Answer(False, f"{motion.sentence}; {motion.remedy}")
         self._timeline.clear()
         self._plan = None
         self._heard.clear()
@@ -374,7 +371,8 @@ class SafetyFilter:
             at = now.clock_ns + self._lead
             motion = soonest_stop(committed, now.clock_ns, at, self.verifier, self._fraction)
             self._commit(now, motion)
-            self.supervisor.expect_stop(motion.end)
+            if now.clock_ns < committed.end:
+                self.supervisor.expect_stop(motion.end)
             source = plan.source if plan is not None else POLICY
             sequence = plan.sequence if plan is not None else 0
             self._decide(Decision(Verdict.STOPPED, source, sequence, finding, stamp_ns=now.clock_ns))
@@ -425,17 +423,7 @@ class SafetyFilter:
 
     def status(self) -> Status:
         """A picture for people; computes forward kinematics once."""
-        measured = self.monitor.newest
-        margin = zone = own = error = float("nan")
-        if measured is not None:
-            limits = self.verifier.limits
-            room: Array = np.minimum(limits.max_position - measured.position, measured.position - limits.min_position)
-            margin = float(room[self._angles].min())
-            zone, own = (
-                x if np.isfinite(x) else float("nan") for x in self.verifier.clearances(measured.position)[0][:2]
-            )
-            commanded = self._timeline.state(measured.stamp_ns)
-            if commanded is not None and self.mode in ENABLED:
-                error = float(self.monitor.tracking(commanded)[0][self._angles].max())
+        margin, zone, own, error = self.supervisor.picture(self._timeline, self._angles)
+        error = error if self.mode in ENABLED else float("nan")
         scale = self._plan.scale if self._plan is not None else 1.0
         return Status(self.mode, self.finding, scale, margin, zone, own, error, tuple(self._counts))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from vla_safety.core.findings import Finding
-from vla_safety.core.motion import Motion, rest
+from vla_safety.core.motion import Array, Motion, rest
 from vla_safety.core.splicing import GAP_NS, Splice
 from vla_safety.core.stopping import stop
 from vla_safety.core.verification import Verifier
@@ -66,6 +66,16 @@ def _segment_end(plan: Motion, wanted: int) -> int:
         return plan.end
     k = int(np.searchsorted(plan.times, wanted, side="right")) - 1
     return int(plan.times[k]) if wanted - int(plan.times[k]) < GAP_NS else wanted
+
+
+def hold_at(measured: Array, time_ns: int, verifier: Verifier, slack: float) -> Motion | Finding:
+    """To rest where the robot was measured (n,), from `time_ns` on: a single knot, to which the controller leads from
+    where it is. Up to `slack` beyond a limit counts as at the limit."""
+    limits = verifier.limits
+    held = np.clip(measured, limits.min_position, limits.max_position)
+    held = np.where(np.abs(held - measured) <= slack, held, measured)
+    motion = Motion.at(time_ns, rest(held))
+    return verifier.verify(motion).finding or motion
 
 
 def soonest_stop(committed: Motion, now_ns: int, splice_ns: int, verifier: Verifier, fraction: float) -> Motion:

@@ -5,10 +5,11 @@ can therefore make the filter stricter, never looser (I16).
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_safety.core.config import SafetyConfig
 from vla_safety.core.findings import Finding
-from vla_safety.core.motion import NS, Timeline, nanoseconds, seconds
+from vla_safety.core.motion import NS, Array, Timeline, nanoseconds, seconds
 from vla_safety.core.verification import Verifier
 from vla_safety.core.watchdogs import Instant, StateMonitor
 
@@ -92,3 +93,18 @@ class Supervisor:
             return None
         value = moving.value if np.isfinite(moving.value) else float("nan")
         return Finding("stop_failed", moving.subject, value, moving.limit)
+
+    def picture(self, timeline: Timeline, angles: NDArray[np.bool_]) -> tuple[float, float, float, float]:
+        """How far the robot is from a position limit [rad], a zone and itself [m], and where it was commanded [rad].
+
+        NaN where unknown. `angles` (n,) selects the joints that angles are taken of.
+        """
+        measured, nan = self.monitor.newest, float("nan")
+        if measured is None:
+            return nan, nan, nan, nan
+        limits = self._verifier.limits
+        room: Array = np.minimum(limits.max_position - measured.position, measured.position - limits.min_position)
+        zone, own = (x if np.isfinite(x) else nan for x in self._verifier.clearances(measured.position)[0][:2])
+        commanded = timeline.state(measured.stamp_ns)
+        error = nan if commanded is None else float(self.monitor.tracking(commanded)[0][angles].max())
+        return float(room[angles].min()), zone, own, error

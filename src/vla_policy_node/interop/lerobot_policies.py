@@ -1,0 +1,56 @@
+"""Our in-process backend for LeRobot's policies with a tiny ACT, in LeRobot's environment: `./vla interop`."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
+
+from remote import FR3, HOME
+
+PACKAGE = Path(__file__).parents[1]
+PYTHON = os.environ.get("VLA_INTEROP_PYTHON", "")
+pytestmark = pytest.mark.skipif(not PYTHON, reason="LeRobot's environment is not there: ./vla interop makes it")
+COUNT = 3
+
+
+def run(script, *arguments):
+    names = ("PATH", "HOME", "LANG", "TMPDIR")
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    paths = [str(PACKAGE.parent / name) for name in ("vla_contract", "vla_kinematics", "vla_policy_node")]
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": os.pathsep.join(paths)}
+    command = [PYTHON, str(Path(__file__).parent / script), *map(str, arguments)]
+    subprocess.run(command, check=True, timeout=600, env=environment)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Observations, LeRobot's own answers and ours."""
+    path, random = tmp_path_factory.mktemp("lerobot"), np.random.default_rng(1)
+    state = (HOME + random.uniform(-0.01, 0, (COUNT, 8))).astype(np.float32)
+    image = random.integers(0, 256, (COUNT, 96, 96, 3), dtype=np.uint8)
+    np.savez(path / "observations.npz", state=state, image=image)
+    run("tiny_act.py", path)
+    run("run_policy.py", path, FR3.path)
+    yield path
+    shutil.rmtree(path)
+
+
+def test_our_backend_answers_what_lerobot_computes_itself(folder):
+    expected = np.load(folder / "actions.npz")["actions"]
+    answers = np.load(folder / "positions.npz")["positions"]
+    assert answers.shape == expected.shape == (COUNT, 16, 8)
+    assert np.abs(np.diff(expected, axis=0)).max() > 1e-3, "the policy looks at what it is shown"
+    assert np.abs(answers - expected).max() <= 1e-5
+
+
+def test_what_does_not_fit_is_refused(folder):
+    said = json.loads((folder / "said.json").read_text())
+    assert "inputs.observation.images.front: the checkpoint has (3, 96, 96)" in said["size"]
+    assert "statistics.observation.state: mean and std missing, needed for MEAN_STD" in said["statistics"]
