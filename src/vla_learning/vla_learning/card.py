@@ -29,8 +29,8 @@ The expert labels every observation with the chunk it would play for each of the
 disturbed (wandering offsets of the tool up to several centimetres, slips of the gripper, random arm postures), so that
 they show recovery. In the rounds of corrections the policy steers, disturbed as well, and the expert labels where it
 went. Frames after something was knocked off the table are left out. There are
-{sentences} sentences per colour (templates and synonyms); 8 % of the frames are trained with an empty sentence, which means the cube nearest to the tool. Light and
-colour balance are varied a little; nothing else is.
+{sentences} sentences per colour (templates and synonyms); 8 % of the frames are trained with an empty sentence, which
+means the cube nearest to the tool. Light and colour balance are varied a little; nothing else is.
 
 ## Training
 {training}

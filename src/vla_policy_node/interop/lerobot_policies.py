@@ -50,6 +50,10 @@ def test_our_backend_answers_what_lerobot_computes_itself(folder):
     assert np.abs(answers - expected).max() <= 1e-5
 
 
+def test_a_policy_that_looks_back_sees_what_it_sees_under_lerobot(folder):
+    assert json.loads((folder / "said.json").read_text())["diffusion"] <= 1e-5
+
+
 def test_what_does_not_fit_is_refused(folder):
     said = json.loads((folder / "said.json").read_text())
     assert "inputs.observation.images.front: the checkpoint has (3, 96, 96)" in said["size"]

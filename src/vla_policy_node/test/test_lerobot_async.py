@@ -1,6 +1,7 @@
 """Our client of LeRobot's policy server against a double of it, as a real process; and the pickles that it refuses."""
 
 import io
+import json
 import pickle
 import signal
 from collections import OrderedDict
@@ -191,6 +192,13 @@ def _action(action, step=0):
     return b"\x80\x03](" + head + b"X\x06\x00\x00\x00action" + tensor + tail + b"e."
 
 
+def test_the_reply_of_the_real_lerobot_is_read():
+    recorded = json.loads((Path(__file__).parent / "fixtures" / "wire.json").read_text())["lerobot_reply"]
+    (first, upper), (second, lower) = wire.loads_actions(bytes.fromhex(recorded))
+    assert (first, second) == (7, 8)
+    assert np.allclose([upper, lower], np.linspace(-1, 1, 6).reshape(2, 3))
+
+
 def test_tensors_of_every_kind_of_number_are_read():
     for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
         base = torch.arange(12, dtype=dtype).reshape(3, 4)
@@ -199,7 +207,6 @@ def test_tensors_of_every_kind_of_number_are_read():
             assert step == 7 and np.array_equal(read, row.double().numpy())
 
 
-@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
 @pytest.mark.parametrize(
     ("offset", "size", "stride"), [(0, (5,), (1,)), (3, (2,), (1,)), (0, (2**40, 2**40), (0, 1)), (-1, (2,), (1,))]
 )

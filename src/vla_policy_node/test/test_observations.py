@@ -122,15 +122,26 @@ def test_frozen_camera():
             image(buffer, "front", k / 100, fingerprint=1)
             image(buffer, "wrist", k / 100)
     (problem,) = problems(buffer, 0.99)
-    assert (
-        problem == "camera front: frozen, the same picture for 0.99 s while 'a' moved 0.50" or "camera front" in problem
-    )
+    assert problem.startswith("camera front: frozen, the same picture for 0.99 s while 'a' moved 0.")
     resting = make()
     for k in range(100):
         joints(resting, k / 100)
         image(resting, "front", k / 100, fingerprint=1)
         image(resting, "wrist", k / 100, fingerprint=1)
     assert resting.pair(round(0.99 * S), round(0.99 * S)).stamp_ns == round(0.99 * S)
+
+
+def test_a_robot_put_elsewhere_does_not_look_frozen():
+    """A simulator's reset: the first picture of the new scene comes before the first joint state of it."""
+    buffer = healthy(make(), 1.0)
+    for camera in ("front", "wrist"):
+        image(buffer, camera, 1.1, fingerprint=77)
+    for k in range(110, 150):
+        joints(buffer, k / 100, a=0.0)
+        if k % 10 == 0:
+            image(buffer, "front", k / 100, fingerprint=77)
+            image(buffer, "wrist", k / 100, fingerprint=77)
+    assert buffer.pair(round(1.49 * S), round(1.49 * S)).stamp_ns == round(1.4 * S)
 
 
 def test_frozen_joints():

@@ -135,8 +135,9 @@ class LerobotBackend:
         if "observation.images" in queues and config.image_features:
             images = torch.stack([batch[key] for key in config.image_features], dim=-4)
             batch = {**batch, "observation.images": images}
+        batch = {key: value for key, value in batch.items() if key != ACTION}  # there is none; a place for it there is
         for key, queue in queues.items():
-            if key != ACTION and isinstance(batch.get(key), Tensor):
+            if isinstance(batch.get(key), Tensor):
                 queue.extend([batch[key]] * max(1, (queue.maxlen or 1) - len(queue)))
         return batch
 

@@ -11,6 +11,7 @@ Its messages are small protobuf frames around Python pickles. A pickle is a prog
 import io
 import pickle
 import struct
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -125,8 +126,11 @@ def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
     numbers = (offset, *size, *stride)
     if not all(type(number) is int and number >= 0 for number in numbers):
         raise pickle.UnpicklingError(f"it holds a tensor at {numbers}")
-    if 0 not in size and offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= len(storage):
-        raise pickle.UnpicklingError(f"it holds a tensor {size} beyond the end of its {len(storage)} numbers")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # torch still pickles the storages that it calls deprecated
+        length = len(storage)
+    if 0 not in size and offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= length:
+        raise pickle.UnpicklingError(f"it holds a tensor {size} beyond the end of its {length} numbers")
     return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
 
 

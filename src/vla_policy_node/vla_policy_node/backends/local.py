@@ -43,7 +43,6 @@ class LocalOptions(BaseModel):
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         dtype: of the weights; auto: bfloat16 on a GPU, float32 on the CPU.
         quantise: weights as int8 or int4, by torchao; the computation stays in `dtype`.
-        compile: torch.compile; the first inferences take minutes then. `reduce-overhead` uses CUDA graphs.
         threads: of torch on the CPU.
         seed: of what is random; the same seed and observations give the same chunks.
     """
@@ -55,7 +54,6 @@ class LocalOptions(BaseModel):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     quantise: Literal["none", "int8", "int4"] = "none"
-    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0)] = 0
 
@@ -213,7 +211,13 @@ def _quantise(model: nn.Module, kind: str) -> None:
             f"option quantise is {kind}, but Python package 'torchao' cannot be imported ({error}); "
             "install it into the policy file's interpreter, or leave the key out"
         ) from error
-    quantize_(model, Int8WeightOnlyConfig() if kind == "int8" else Int4WeightOnlyConfig())
+    try:
+        quantize_(model, Int8WeightOnlyConfig() if kind == "int8" else Int4WeightOnlyConfig())
+    except Exception as error:  # of its kernels, each with its own wishes
+        raise ConfigError(
+            f"torchao cannot make the weights {kind} on {next(model.parameters()).device}: "
+            f"{type(error).__name__}: {error}; leave the key out"
+        ) from error
 
 
 def choose_device(name: str) -> torch.device:

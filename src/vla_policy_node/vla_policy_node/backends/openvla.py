@@ -133,10 +133,6 @@ class _Prismatic:
         self.vocabulary = options.vocabulary or text.vocab_size - int(config.get("pad_to_multiple_of", 64))
         self._begin = text.bos_token_id
         self._tokens = lru_cache(maxsize=64)(self._tokenise)
-        if options.compile != "none":
-            self._network.language_model.forward = torch.compile(
-                self._network.language_model.forward, mode=options.compile, dynamic=True
-            )
 
     def answer(self, image: NDArray[np.uint8], prompt: str, count: int) -> NDArray[np.int64]:
         """(count,) ids."""

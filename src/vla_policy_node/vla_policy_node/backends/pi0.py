@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -45,11 +45,13 @@ class Pi0Options(LocalOptions):
     Attributes:
         num_steps: of the flow; None: as the checkpoint says.
         guidance: beta of real-time chunking; 0: chunks are not drawn toward the motion under way.
+        compile: torch.compile of a step of the flow; loading takes minutes then. `reduce-overhead` uses CUDA graphs.
         prompt_tokens: that every prompt is padded to; a longer one is refused.
     """
 
     num_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 5.0
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
     prompt_tokens: Annotated[int, Field(ge=2, le=1024)] = 48
 
 

@@ -81,7 +81,7 @@ class _State:
 
 @dataclass
 class _Still:
-    """Since when a camera shows the same picture, and where the joints were then."""
+    """Since when a camera shows the same picture, and where the joints were then; None: not known yet."""
 
     fingerprint: int
     since_ns: int
@@ -121,9 +121,10 @@ class ObservationBuffer(Generic[T]):
             kept.clear()
         kept.append(_Image(stamp_ns, received_ns, image))
         still = self._still.get(camera)
-        if still is None or still.fingerprint != fingerprint or still.positions is None:
-            positions = self._states[-1].positions if self._states else None
-            self._still[camera] = _Still(fingerprint, stamp_ns, positions)
+        if still is None or still.fingerprint != fingerprint:
+            # Not the newest joint state: it may be older than the picture, from before the robot moved.
+            reached = bool(self._states) and self._states[-1].stamp_ns >= stamp_ns
+            self._still[camera] = _Still(fingerprint, stamp_ns, self._states[-1].positions if reached else None)
 
     def refuse_images(self, camera: str, problem: str) -> None:
         """The images that arrive are not what they should be; empty: they are again."""
@@ -157,6 +158,9 @@ class ObservationBuffer(Generic[T]):
         if not self._states or np.any(self._states[-1].positions != state.positions):
             self._unmoved_since = stamp_ns
         self._states.append(state)
+        for still in self._still.values():
+            if still.positions is None and stamp_ns >= still.since_ns:
+                still.positions = state.positions
 
     def _columns(self, names: tuple[str, ...]) -> NDArray[np.intp]:
         if self._order is None or self._order[0] != names:
