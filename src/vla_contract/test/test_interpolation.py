@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.interpolate import BPoly
+
 from vla_contract.errors import ChunkError
 from vla_contract.interpolation import Trajectory
 

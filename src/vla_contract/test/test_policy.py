@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 from test_robot import ROBOT
+
 from vla_contract.errors import ConfigError, MismatchError
 from vla_contract.policy import check_fit, file_digest, load_metadata
 from vla_contract.robot import load_robot
@@ -46,7 +47,10 @@ def test_fits(tmp_path, robot):
     [
         ({"cameras": {"top": {"height": 1, "width": 1}}}, "camera 'top': the policy expects it, two.yaml has front"),
         ({"joints": ["b", "a"]}, r"joints: the policy expects \['b', 'a'\]"),
-        ({"action_space": "ee_delta", "tool_frame": "hand"}, "tool_frame: the policy moves 'hand', two.yaml has 'tool'"),
+        (
+            {"action_space": "ee_delta", "tool_frame": "hand"},
+            "tool_frame: the policy moves 'hand', two.yaml has 'tool'",
+        ),
         ({"statistics": {"state": STATISTICS}}, "statistics.action: missing, expected mean and std of 2"),
         ({"statistics": {"state": STATISTICS, "action": {"mean": [0], "std": [1, 1]}}}, "action.mean: 1 entries"),
         ({"statistics": {"state": STATISTICS, "action": {"mean": [0, 0], "std": [1, 0]}}}, "positive deviations"),

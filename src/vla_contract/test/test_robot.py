@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import yaml
+
 from vla_contract.errors import ConfigError
 from vla_contract.limits import load_joint_limits
 from vla_contract.robot import load_robot, resolve_path

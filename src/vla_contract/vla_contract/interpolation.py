@@ -72,7 +72,9 @@ class Trajectory:
         steps = np.diff(self.times)
         if (steps <= 0).any():
             k = int(np.argmax(steps <= 0))
-            raise ChunkError(f"times[{k + 1}] = {self.times[k + 1]} s does not come after times[{k}] = {self.times[k]} s")
+            raise ChunkError(
+                f"times[{k + 1}] = {self.times[k + 1]} s does not come after times[{k}] = {self.times[k]} s"
+            )
 
     def __len__(self) -> int:
         return len(self.times)

@@ -1,4 +1,4 @@
-"""Joint limits, in the format of MoveIt's joint_limits.yaml. A missing or inverted bound is an error, never a default."""
+"""Joint limits, as MoveIt's joint_limits.yaml has them. A missing or inverted bound is an error, not a default."""
 
 import math
 from collections.abc import Sequence
@@ -60,7 +60,9 @@ def load_joint_limits(path: str | Path, names: Sequence[str]) -> JointLimits:
                 columns[key].append(_number(path, name, key, joints[name].get(key)))
         low, high = columns["min_position"][-1], columns["max_position"][-1]
         if low >= high:
-            raise ConfigError(f"{path}: joint '{name}' has min_position {low} >= max_position {high}; swap or mend them")
+            raise ConfigError(
+                f"{path}: joint '{name}' has min_position {low} >= max_position {high}; swap or mend them"
+            )
         for key in ("max_velocity", "max_acceleration", "max_jerk"):
             if columns[key][-1] <= 0:
                 raise ConfigError(f"{path}: joint '{name}' has {key} {columns[key][-1]}; it must be positive")

@@ -128,7 +128,9 @@ def check_fit(policy: PolicyMetadata, robot: Robot) -> None:
     if policy.joints != robot.joints:
         misfits.append(f"joints: the policy expects {list(policy.joints)}, {robot.path.name} has {list(robot.joints)}")
     if policy.action_space.startswith("ee_") and policy.tool_frame != robot.tool_frame:
-        misfits.append(f"tool_frame: the policy moves '{policy.tool_frame}', {robot.path.name} has '{robot.tool_frame}'")
+        misfits.append(
+            f"tool_frame: the policy moves '{policy.tool_frame}', {robot.path.name} has '{robot.tool_frame}'"
+        )
     for vector, names in (("state", policy.state), ("action", policy.action)):
         misfits += _statistics_misfits(policy, vector, len(names))
     if misfits:

@@ -16,4 +16,3 @@ def resize_image(image: NDArray[np.uint8], height: int, width: int) -> NDArray[n
     shrinks = image.shape[0] >= height and image.shape[1] >= width
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     return np.asarray(resized, dtype=np.uint8)
-

@@ -40,5 +40,8 @@ def test_reset_takes_any_seed():
 def test_every_number_says_what_it_means(path):
     """House rule: a field with a number has its unit, range or meaning in a comment."""
     for line in path.read_text().splitlines():
-        if re.match(r"(float|int|uint|builtin_interfaces/(Duration|Time))\S*\s+\w+", line) and "=" not in line.split("#")[0]:
+        if (
+            re.match(r"(float|int|uint|builtin_interfaces/(Duration|Time))\S*\s+\w+", line)
+            and "=" not in line.split("#")[0]
+        ):
             assert "#" in line or "stamp" in line, f"{path.name}: '{line}' has no comment"

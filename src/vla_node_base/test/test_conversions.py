@@ -10,10 +10,11 @@ from hypothesis.extra.numpy import arrays
 from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import Image
 from trajectory_msgs.msg import JointTrajectory
+from vla_msgs.msg import ActionChunk as ActionChunkMsg
+
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError, VlaError
 from vla_contract.interpolation import Trajectory
-from vla_msgs.msg import ActionChunk as ActionChunkMsg
 from vla_node_base import conversions as c
 
 
@@ -29,7 +30,9 @@ def test_durations(value):
 
 @given(st.integers(1, 6), st.integers(1, 5), st.integers(0, 2), st.data())
 def test_chunks_survive_the_wire(points, joints, derivatives, data):
-    columns = [data.draw(arrays(np.float64, (points, joints), elements=st.floats(-1e3, 1e3))) for _ in range(1 + derivatives)]
+    columns = [
+        data.draw(arrays(np.float64, (points, joints), elements=st.floats(-1e3, 1e3))) for _ in range(1 + derivatives)
+    ]
     trajectory = Trajectory(np.arange(points) * 0.1, *columns)
     chunk = ActionChunk(5, tuple("abcde"[:joints]), trajectory, 7, "p", "d", "t", "do", 0.25, 0.5)
     wire = deserialize_message(serialize_message(c.chunk_msg(chunk, "base")), ActionChunkMsg)
@@ -42,7 +45,9 @@ def test_chunks_survive_the_wire(points, joints, derivatives, data):
 
 
 def message(rows, joints="ab"):
-    trajectory = Trajectory(np.arange(len(rows)) * 0.1, np.zeros((len(rows), len(joints))), np.zeros((len(rows), len(joints))))
+    trajectory = Trajectory(
+        np.arange(len(rows)) * 0.1, np.zeros((len(rows), len(joints))), np.zeros((len(rows), len(joints)))
+    )
     made = c.trajectory_msg(trajectory, joints)
     for point, row in zip(made.points, rows, strict=True):
         point.positions = array.array("d", row)
@@ -89,7 +94,7 @@ def test_padded_and_grey_images():
     [
         ({"encoding": "16UC1"}, "encoding '16UC1' is not supported; use one of rgb8"),
         ({"data": array.array("B", [0])}, "has 1 bytes, expected 45"),
-        ({"step": 4}, "expected 12 and step >= 15"),
+        ({"step": 4}, "expected 12, step >= 15"),
     ],
 )
 def test_broken_images(change, words):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pytest
 import rclpy
 from rclpy.parameter import Parameter
+
 from vla_contract.errors import ConfigError
 from vla_node_base.parameters import declare, markdown, parameter
 

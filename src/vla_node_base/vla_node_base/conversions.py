@@ -8,10 +8,11 @@ from builtin_interfaces.msg import Duration, Time
 from numpy.typing import NDArray
 from sensor_msgs.msg import Image
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
+from vla_msgs.msg import ActionChunk as ActionChunkMsg
+
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError, VlaError
 from vla_contract.interpolation import Trajectory
-from vla_msgs.msg import ActionChunk as ActionChunkMsg
 
 NS = 1_000_000_000
 _CHANNELS = {"rgb8": 3, "bgr8": 3, "rgba8": 4, "bgra8": 4, "mono8": 1}
@@ -130,7 +131,7 @@ def image_view(message: Image) -> NDArray[np.uint8]:
     if message.step < message.width * channels or len(message.data) != message.step * message.height:
         raise VlaError(
             f"image of {message.width}x{message.height} {message.encoding} with step {message.step} has "
-            f"{len(message.data)} bytes, expected {message.step * message.height} and step >= {message.width * channels}"
+            f"{len(message.data)} bytes, expected {message.step * message.height}, step >= {message.width * channels}"
         )
     rows = np.frombuffer(message.data, dtype=np.uint8).reshape(message.height, message.step)
     pixels = rows[:, : message.width * channels].reshape(message.height, message.width, channels)

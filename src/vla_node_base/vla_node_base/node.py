@@ -17,8 +17,8 @@ import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
-from vla_contract.errors import VlaError
 
+from vla_contract.errors import VlaError
 from vla_node_base.parameters import declare
 
 EXIT_CONFIG = 2

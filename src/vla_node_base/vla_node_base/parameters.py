@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException, ParameterException
 from rclpy.node import Node
+
 from vla_contract.errors import ConfigError
 
 T = TypeVar("T")
@@ -52,7 +53,9 @@ def declare(node: Node, parameters: type[T]) -> T:
         try:
             value = node.declare_parameter(field.name, default, _descriptor(field)).value
         except (InvalidParameterTypeException, InvalidParameterValueException, ParameterException) as error:
-            raise ConfigError(f"parameter '{field.name}' of node '{node.get_name()}': {error}; {_expected(field)}") from error
+            raise ConfigError(
+                f"parameter '{field.name}' of node '{node.get_name()}': {error}; {_expected(field)}"
+            ) from error
         choices = field.metadata["choices"]
         if choices and value not in choices:
             raise ConfigError(f"parameter '{field.name}' of node '{node.get_name()}' is {value!r}; {_expected(field)}")
@@ -87,7 +90,9 @@ def _range(field: dataclasses.Field) -> str:  # type: ignore[type-arg]
 
 def _expected(field: dataclasses.Field) -> str:  # type: ignore[type-arg]
     bounds = _range(field)
-    return f"expected {type(field.default).__name__}{f' in {bounds}' if bounds else ''} {field.metadata['unit']}".rstrip()
+    return (
+        f"expected {type(field.default).__name__}{f' in {bounds}' if bounds else ''} {field.metadata['unit']}".rstrip()
+    )
 
 
 def _descriptor(field: dataclasses.Field) -> ParameterDescriptor:  # type: ignore[type-arg]
@@ -104,7 +109,9 @@ def _descriptor(field: dataclasses.Field) -> ParameterDescriptor:  # type: ignor
         bound = 1.7e308
         descriptor.floating_point_range = [
             FloatingPointRange(
-                from_value=-bound if low is None else float(low), to_value=bound if high is None else float(high), step=0.0
+                from_value=-bound if low is None else float(low),
+                to_value=bound if high is None else float(high),
+                step=0.0,
             )
         ]
     elif isinstance(field.default, int):

@@ -1,5 +1,6 @@
 """π0 through our backend against transformers' own sampling, with a tiny random network; real-time chunking."""
 
+import importlib.util
 import json
 import shutil
 
@@ -141,6 +142,14 @@ def test_int8_weights_are_close(policy, folder):
     pytest.importorskip("torchao", reason="torchao is not installed")
     full = policy.infer(wide(), None).positions
     assert 0 < np.abs(backend(folder, quantise="int8").infer(wide(), None).positions - full).max() < 0.1
+
+
+def test_weights_that_cannot_be_quantised_are_not_left_as_they_are_in_silence(folder):
+    told = (
+        "cannot be imported" if importlib.util.find_spec("torchao") is None else "no layer of the model|torchao cannot"
+    )
+    with pytest.raises(ConfigError, match=told):
+        backend(folder, quantise="int4")
 
 
 @pytest.mark.slow

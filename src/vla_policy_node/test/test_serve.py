@@ -28,6 +28,9 @@ from vla_policy_node.core.model_inputs import ModelInputs, robot_layout
 from vla_policy_node.serve import PolicyServer
 from vla_policy_node.worker.client import Answer, Ready, Refusal, Worker
 
+# openpi-client 0.1.2 opens its connection in the old way.
+pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
+
 WATCHED = ModelInputs(robot_layout(FR3, ("front", "wrist")), FR3)
 QUICK = {"timeout": 20.0, "first_timeout": 20.0, "shortest_retry": 0.02, "longest_retry": 0.05}
 

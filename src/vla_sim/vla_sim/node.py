@@ -45,7 +45,11 @@ class Parameters:
     seed: int = parameter(0, "of the first scene", low=0)
     lockstep: bool = parameter(False, "the clock waits for the acknowledgements of filter and policy")
     lockstep_timeout: float = parameter(
-        20.0, "in lockstep: wall time after which the clock goes on without who is silent", unit="s", low=1.0, high=600.0
+        20.0,
+        "in lockstep: wall time after which the clock goes on without who is silent",
+        unit="s",
+        low=1.0,
+        high=600.0,
     )
     lockstep_slack: float = parameter(0.05, "how far the clock runs ahead in lockstep", unit="s", low=0.002, high=1.0)
     tick: float = parameter(0.01, "wall time between two advances of the simulation", unit="s", low=0.001, high=0.05)

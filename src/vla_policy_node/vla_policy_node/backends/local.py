@@ -218,6 +218,8 @@ def _quantise(model: nn.Module, kind: str) -> None:
             f"torchao cannot make the weights {kind} on {next(model.parameters()).device}: "
             f"{type(error).__name__}: {error}; leave the key out"
         ) from error
+    if all(type(parameter) is nn.Parameter for parameter in model.parameters()):  # layers that do not suit it are left
+        raise ConfigError(f"no layer of the model has a size that torchao can make {kind}; leave the key out")
 
 
 def choose_device(name: str) -> torch.device:

@@ -234,9 +234,7 @@ class ObservationBuffer(Generic[T]):
         skew = (stamps[newest] - stamps[oldest]) * _NS
         if skew > self.tolerances.skew:
             raise StreamError(
-                [
-                    f"camera {oldest}: {skew:.3f} s behind camera {newest} (> {self.tolerances.skew} s); sync them"
-                ]
+                [f"camera {oldest}: {skew:.3f} s behind camera {newest} (> {self.tolerances.skew} s); sync them"]
             )
         positions, velocities = self._state_at(stamps[newest])
         images = {name: image.image for name, image in chosen.items()}
