@@ -19,6 +19,7 @@ from vla_contract.robot import Robot, describe_errors
 
 METADATA_FILE = "policy.json"
 WEIGHTS_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"  # instead, where the weights lie in several files
 
 ActionSpace = Literal["joint_position", "joint_delta", "ee_pose", "ee_delta", "ee_delta_position"]
 
@@ -92,13 +93,31 @@ def load_metadata(folder: str | Path) -> PolicyMetadata:
         raise ConfigError(f"{path} is not JSON: {error}") from error
     except ValidationError as error:
         raise ConfigError(describe_errors(path, error)) from error
-    digest = file_digest(folder / WEIGHTS_FILE)
+    digest = weights_digest(folder)
     if metadata.digest and metadata.digest != digest:
         raise ConfigError(
             f"{folder / WEIGHTS_FILE} has sha256 {digest}, {METADATA_FILE} names {metadata.digest}: "
             "the weights were changed or belong to another checkpoint; fetch the checkpoint again"
         )
     return metadata.model_copy(update={"digest": digest})
+
+
+def weights_digest(folder: Path) -> str:
+    """sha256 of a checkpoint's weights, hex: of the one file, or of the digests of the files that the index names.
+
+    Raises:
+        ConfigError: when files are missing.
+    """
+    index = folder / INDEX_FILE
+    if (folder / WEIGHTS_FILE).is_file() or not index.is_file():
+        return file_digest(folder / WEIGHTS_FILE)
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ConfigError(f"{index} is no index of weights: {error}") from error
+    if not names or any(Path(name).name != name for name in names):
+        raise ConfigError(f"{index} names {names}, expected files of its folder")
+    return hashlib.sha256("".join(file_digest(folder / name) for name in names).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:

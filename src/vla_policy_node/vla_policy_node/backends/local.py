@@ -3,7 +3,6 @@
 Models are loaded from the folder alone: nothing is fetched, and no code that lies beside the weights is run.
 """
 
-import hashlib
 import json
 import logging
 import time
@@ -22,7 +21,7 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError, MismatchError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
-from vla_contract.policy import METADATA_FILE, WEIGHTS_FILE, PolicyMetadata, file_digest, load_metadata
+from vla_contract.policy import METADATA_FILE, PolicyMetadata
 from vla_contract.robot import Robot, describe_errors
 from vla_policy_node.core.action_encoding import ActionEncoder, Encoded
 from vla_policy_node.core.action_spaces import ActionDecoder, ActionLayout
@@ -30,7 +29,6 @@ from vla_policy_node.core.model_inputs import CameraEntry, ModelInputs, StateEnt
 
 _log = logging.getLogger(__name__)
 
-INDEX_FILE = "model.safetensors.index.json"
 Array = NDArray[np.float64]
 
 
@@ -74,47 +72,6 @@ def read_options(kind: type[Options], backend: str, options: Mapping[str, Any]) 
 
 
 # Checkpoint folders
-
-
-def weights_digest(folder: Path) -> str:
-    """sha256 of the weights, hex: of the one file, or of the digests of the files that the index names, in order.
-
-    Raises:
-        ConfigError: when files are missing.
-    """
-    if not (folder / INDEX_FILE).is_file() or (folder / WEIGHTS_FILE).is_file():
-        return file_digest(folder / WEIGHTS_FILE)
-    try:
-        names = sorted(set(json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ConfigError(f"{folder / INDEX_FILE} is no index of weights: {error}") from error
-    if not names or any(Path(name).name != name for name in names):
-        raise ConfigError(f"{folder / INDEX_FILE} names {names}, expected files of this folder")
-    return hashlib.sha256("".join(file_digest(folder / name) for name in names).encode()).hexdigest()
-
-
-def read_metadata(folder: Path) -> PolicyMetadata:
-    """As `vla_contract.policy.load_metadata`, for weights in several files too.
-
-    Raises:
-        ConfigError: when a file is missing or malformed, or the weights are not those that the metadata names.
-    """
-    if (folder / WEIGHTS_FILE).is_file() or not (folder / INDEX_FILE).is_file():
-        return load_metadata(folder)
-    path = folder / METADATA_FILE
-    try:
-        metadata = PolicyMetadata.model_validate(json.loads(path.read_text()))
-    except (OSError, json.JSONDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
-    except ValidationError as error:
-        raise ConfigError(describe_errors(path, error)) from error
-    digest = weights_digest(folder)
-    if metadata.digest and metadata.digest != digest:
-        raise ConfigError(
-            f"the weights in {folder} have sha256 {digest}, {METADATA_FILE} names {metadata.digest}: "
-            "they were changed or belong to another checkpoint; fetch the checkpoint again"
-        )
-    return metadata.model_copy(update={"digest": digest})
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, MismatchError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
-from vla_contract.policy import PolicyMetadata, Statistics, check_fit
+from vla_contract.policy import PolicyMetadata, Statistics, check_fit, weights_digest
 from vla_contract.robot import Robot
 from vla_policy_node.backends.local import (
     Interface,
@@ -32,7 +32,6 @@ from vla_policy_node.backends.local import (
     read_json,
     read_options,
     read_tokenizer,
-    weights_digest,
 )
 from vla_policy_node.backends.prismatic import Pixels, load_prismatic
 from vla_policy_node.core.action_tokens import BINS, ActionRange, from_tokens, read_range

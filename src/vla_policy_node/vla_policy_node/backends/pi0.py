@@ -21,7 +21,7 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
-from vla_contract.policy import METADATA_FILE, PolicyMetadata, check_fit
+from vla_contract.policy import METADATA_FILE, PolicyMetadata, check_fit, load_metadata
 from vla_contract.robot import Robot
 from vla_policy_node.backends.guidance import Guide, integrate, soft_mask
 from vla_policy_node.backends.local import (
@@ -30,7 +30,6 @@ from vla_policy_node.backends.local import (
     Seen,
     load_weights,
     read_json,
-    read_metadata,
     read_options,
     read_tokenizer,
 )
@@ -72,7 +71,7 @@ class Pi0Backend:
         config = read_json(folder / "config.json")
         if config.get("model_type") != "pi0":
             raise ConfigError(f"{folder}/config.json has model_type '{config.get('model_type')}', expected 'pi0'")
-        self.metadata = read_metadata(folder)
+        self.metadata = load_metadata(folder)
         check_fit(self.metadata, robot)
         self._tokenizer = read_tokenizer(folder)
         self._options = options

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from vla_contract.errors import ConfigError
-from vla_contract.policy import WEIGHTS_FILE
-from vla_policy_node.backends.local import INDEX_FILE, read_json
+from vla_contract.policy import INDEX_FILE, WEIGHTS_FILE
+from vla_policy_node.backends.local import read_json
 
 _HEADS = 16  # of all encoders that are in use: ViT-L and SO400M
 _EPSILON = 1e-6
