@@ -267,6 +267,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--verbose", "-v", action="store_true", help="show the output of every check")
     parser.add_argument("--timeout", type=float, default=PACKAGE_TIMEOUT_S, metavar="S", help="limit per package (s)")
     options = parser.parse_args(arguments)
+    # Started in the background, a shell makes its children deaf to Ctrl-C; tests of Ctrl-C need it heard.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     state = os.environ.get("VLA_STATE_DIR")
     if not state:
         say("not inside the suite's environment. Remedy: run `./vla test`")

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from vla_bringup.cli.operate import parse_words
-from vla_bringup.domains import free_domain
 from vla_contract.errors import ConfigError
+from vla_node_base.domains import free_domain
 
 COMMANDS = (
     "setup", "demo", "eval", "train", "test", "bench", "interop", "run", "serve", "status", "instruct",

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from vla_bringup.domains import free_domain
 from vla_bringup.episode import Episode
 from vla_bringup.judge import Verdict, judge
 from vla_bringup.operator import NotReady, Operator, Task, TaskResult
 from vla_bringup.runner import Runner
 from vla_bringup.system import System
 from vla_contract.robot import load_robot
+from vla_node_base.domains import free_domain
 
 READY_TIMEOUT = 120.0  # s; a cold disk and a busy machine included
 ARM_TIMEOUT = 15.0  # s

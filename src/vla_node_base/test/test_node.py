@@ -8,6 +8,8 @@ import textwrap
 
 import pytest
 
+from vla_node_base.domains import free_domain
+
 SCRIPT = """
     import sys
     from dataclasses import dataclass
@@ -55,15 +57,16 @@ def start(tmp_path):
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env={**os.environ, "ROS_DOMAIN_ID": "91"},
+            env={**os.environ, "ROS_DOMAIN_ID": str(domain)},
         )
         started.append(process)
         return process
 
-    yield make
-    for process in started:
-        process.kill()
-        process.wait()
+    with free_domain() as domain:
+        yield make
+        for process in started:
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

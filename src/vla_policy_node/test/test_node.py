@@ -1,7 +1,7 @@
 """The node as a process, with real topics around it."""
 
 import itertools
-import os
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +14,25 @@ from vla_msgs.msg import PolicyStatus, SafetyState
 
 from vla_contract.interpolation import Trajectory
 from vla_node_base.conversions import chunk_from_msg, trajectory_msg
+from vla_node_base.domains import free_domain
 
-DOMAINS = itertools.count(30 + os.getpid() % 40)
 Result = ExecuteTask.Result
 
 
 @pytest.fixture
 def start(robot, recording, tmp_path):
-    rigs = []
+    stack = ExitStack()
 
     def make(parameters=(), ready=True, kind=Rig, **policy):
-        rig = kind(robot.path, write_policy(tmp_path, **policy), next(DOMAINS), parameters)
-        rigs.append(rig)
+        domain = stack.enter_context(free_domain())
+        rig = kind(robot.path, write_policy(tmp_path, **policy), domain, parameters)
+        stack.callback(rig.close)
         if ready:
             rig.wait_state(PolicyStatus.READY)
         return rig
 
-    yield make
-    for rig in rigs:
-        rig.close()
+    with stack:
+        yield make
 
 
 def test_a_task_from_goal_to_success(start):
@@ -193,12 +193,12 @@ def test_a_model_that_cannot_load(start):
 
 
 def test_a_misconfigured_node_refuses_to_start(robot, tmp_path):
-    rig = Rig(robot.path, write_policy(tmp_path, checkpoint="missing.npz"), next(DOMAINS))
-    try:
+    with (
+        free_domain() as domain,
+        closing(Rig(robot.path, write_policy(tmp_path, checkpoint="missing.npz"), domain)) as rig,
+    ):
         assert rig.process.wait(timeout=20) == 2
         assert "cannot configure: 'missing.npz' does not exist" in rig.output()
-    finally:
-        rig.close()
 
 
 def test_no_orphan_after_sigkill(start):

@@ -1,6 +1,5 @@
 """The node as a real process, with a robot that follows perfectly played by the test."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from vla_msgs.msg import ActionChunk, SafetyDecision, SafetyState  # noqa: E402
 from vla_contract.chunk import ActionChunk as Chunk  # noqa: E402
 from vla_contract.interpolation import Trajectory  # noqa: E402
 from vla_node_base.conversions import chunk_msg, to_ns, trajectory_from_msg  # noqa: E402
+from vla_node_base.domains import free_domain  # noqa: E402
 from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR  # noqa: E402
 
 NS = 10**9
@@ -135,12 +135,13 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(20 + os.getpid() % 180))
-    bench = Bench(tmp_path)
-    yield bench
-    if bench.process.poll() is None:
-        bench.close()
-    rclpy.try_shutdown()
+    with free_domain() as domain:
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        bench = Bench(tmp_path)
+        yield bench
+        if bench.process.poll() is None:
+            bench.close()
+        rclpy.try_shutdown()
 
 
 def test_a_chunk_becomes_verified_motion(bench):

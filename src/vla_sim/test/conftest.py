@@ -1,10 +1,9 @@
-import random
-import socket
 from pathlib import Path
 
 import pytest
 
 from vla_contract.robot import load_robot
+from vla_node_base.domains import free_domain
 from vla_sim.core import Cell
 
 BRINGUP = Path(__file__).parents[2] / "vla_bringup"
@@ -31,12 +30,6 @@ def cell(shared_cell):
 
 @pytest.fixture(scope="session")
 def domain():
-    """A ROS domain that nobody on this machine uses: DDS listens on port 7400 + 250 d for discovery."""
-    for number in random.Random().sample(range(1, 101), 100):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("", 7400 + 250 * number))
-            except OSError:
-                continue
-            return number
-    pytest.fail("all ROS domains are in use on this machine: end other systems")
+    """A ROS domain that nobody else uses."""
+    with free_domain() as number:
+        yield number

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from vla_bringup.domains import free_domain
 from vla_bringup.files import share
 from vla_bringup.system import DDS_PROFILE_VARIABLES
+from vla_node_base.domains import free_domain
 
 FRAMES = 150  # per camera: five seconds
 

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from vla_bringup.domains import free_domain
 from vla_bringup.files import find, share
 from vla_bringup.operator import Operator
 from vla_contract.robot import load_robot
+from vla_node_base.domains import free_domain
 from vla_system_tests.processes import marked, new_mark, until
 from vla_system_tests.recordings import policy_file, swing
 

@@ -2,7 +2,7 @@
 
 import socket
 
-from vla_bringup.domains import _silent, free_domain
+from vla_node_base.domains import _silent, free_domain
 
 
 def test_two_at_once_differ():
