@@ -165,10 +165,18 @@ def interop(context: typer.Context) -> None:
 
 @app.command(context_settings=_PASS, epilog=EPILOG)
 def bench(context: typer.Context) -> None:
-    """Measure speed: `./vla bench safety`."""
+    """Measure speed: `./vla bench safety`, `inference` or `policy`."""
     from vla_bringup.cli.tools import run_bench
 
     run_bench(context.args)
+
+
+@app.command(context_settings=_PASS, epilog=EPILOG)
+def audit(context: typer.Context) -> None:
+    """Look at a record of the safety filter's decisions: `./vla audit verify FILE`, `./vla audit replay FILE`."""
+    from vla_bringup.cli.tools import run_module
+
+    run_module("vla_safety.audit", context.args)
 
 
 @app.command(epilog=EPILOG)

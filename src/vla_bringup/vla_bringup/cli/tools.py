@@ -9,7 +9,11 @@ from typing import NoReturn
 
 from vla_bringup.cli.console import USAGE
 
-BENCHMARKS = {"policy": "vla_learning.strategies", "safety": "vla_safety.bench"}
+BENCHMARKS = {
+    "inference": "vla_learning.bench",
+    "policy": "vla_learning.strategies",
+    "safety": "vla_safety.bench",
+}
 
 
 def run_module(module: str, arguments: list[str]) -> NoReturn:
