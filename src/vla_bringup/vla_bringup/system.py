@@ -19,6 +19,7 @@ from vla_contract.robot import Robot, load_robot
 Value = bool | int | float | str | tuple[str, ...]
 
 DDS_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+ROBOT_STATE = "~/.ros/vla"  # where a latched e-stop survives a restart, and the filter's decisions are recorded
 FILTER_TIMEOUT = 30.0  # s for the safety filter to come up
 
 
@@ -96,12 +97,14 @@ def demo_system(
 def robot_system(robot: str, policy: str, safety: str = "", *, rviz: bool = False) -> System:
     """The system on the topics of a robot file, without the simulator. Arguments as in `demo_system`.
 
-    Nothing starts before the safety filter is up and has passed its self-test.
+    Nothing starts before the safety filter is up and has passed its self-test. A latched e-stop and the record of all
+    decisions are kept in `ROBOT_STATE`.
     """
     files = _files(robot, policy, safety)
     common: dict[str, Value] = {"robot": str(files.robot.path)}
+    kept = {"state_dir": ROBOT_STATE, "audit_dir": f"{ROBOT_STATE}/audit"}
     system = [
-        _node("vla_safety", "vla_safety", {**common, "safety": str(files.safety)}),
+        _node("vla_safety", "vla_safety", {**common, "safety": str(files.safety), **kept}),
         _node("vla_bringup", "vla_wait_for_filter", {"timeout": FILTER_TIMEOUT}, required=False, gate=True),
         _node("vla_policy_node", "vla_policy", {**common, "policy": str(files.policy)}),
     ]
