@@ -318,6 +318,17 @@ def test_i05_a_clock_jump_stops_and_latches():
         assert stop.knot(len(stop) - 1).at_rest
 
 
+def test_a_stop_at_rest_sends_nothing():
+    """A frozen filter that wakes may believe in a message that the controller refused: it must not move the robot."""
+    rig = Rig()
+    rig.propose(smooth_chunk(rig, away(0.3)))
+    rig.run(3.0)
+    rig.filter.drain()
+    assert rig.filter.estop(rig.instant).success and rig.filter.mode == Mode.ESTOP
+    output = rig.filter.drain()
+    assert output.decisions[-1].verdict == Verdict.STOPPED and not output.motions
+
+
 def test_i11_an_override_takes_over_and_the_policy_does_not_come_back():
     rig = Rig()
     rig.propose(smooth_chunk(rig, away(0.8), duration=1.2))

@@ -368,11 +368,14 @@ class SafetyFilter:
         if was in ENABLED:
             committed = self._timeline.current
             assert committed is not None
-            at = now.clock_ns + self._lead
-            motion = soonest_stop(committed, now.clock_ns, at, self.verifier, self._fraction)
-            self._commit(now, motion)
-            if now.clock_ns < committed.end:
-                self.supervisor.expect_stop(motion.end)
+            # A motion that has ended needs no stop. If this filter was away (frozen, blind), the controller may even
+            # rest elsewhere than it believes: a message would move it. Only a stranger's motion must be replaced.
+            if now.clock_ns < committed.end or finding.reason == "bypass":
+                at = now.clock_ns + self._lead
+                motion = soonest_stop(committed, now.clock_ns, at, self.verifier, self._fraction)
+                self._commit(now, motion)
+                if now.clock_ns < committed.end:
+                    self.supervisor.expect_stop(motion.end)
             source = plan.source if plan is not None else POLICY
             sequence = plan.sequence if plan is not None else 0
             self._decide(Decision(Verdict.STOPPED, source, sequence, finding, stamp_ns=now.clock_ns))
