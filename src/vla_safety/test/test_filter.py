@@ -318,15 +318,19 @@ def test_i05_a_clock_jump_stops_and_latches():
         assert stop.knot(len(stop) - 1).at_rest
 
 
-def test_a_stop_at_rest_sends_nothing():
-    """A frozen filter that wakes may believe in a message that the controller refused: it must not move the robot."""
+def test_a_stop_at_rest_holds_the_robot_where_it_is():
+    """Whatever a stranger plays is replaced, and a filter that woke from a freeze does not move the robot."""
     rig = Rig()
     rig.propose(smooth_chunk(rig, away(0.3)))
     rig.run(3.0)
+    elsewhere = rig.filter.monitor.newest.position.copy()
+    elsewhere[0] += 0.2
+    rig.now += MS
+    rig.filter.observe(rig.now, ROBOT.joints, elsewhere, np.zeros(N), rig.instant)
     rig.filter.drain()
     assert rig.filter.estop(rig.instant).success and rig.filter.mode == Mode.ESTOP
-    output = rig.filter.drain()
-    assert output.decisions[-1].verdict == Verdict.STOPPED and not output.motions
+    (hold,) = rig.filter.drain().motions
+    assert hold.knot(0).at_rest and np.allclose(hold.positions[-1][:7], elsewhere[:7])
 
 
 def test_i11_an_override_takes_over_and_the_policy_does_not_come_back():

@@ -16,7 +16,7 @@ from vla_safety.core.config import SafetyConfig
 from vla_safety.core.findings import Decision, Finding, Verdict
 from vla_safety.core.latch import Memory
 from vla_safety.core.modes import ENABLED, Event, Mode, transition
-from vla_safety.core.motion import Motion, State, Timeline, nanoseconds, seconds
+from vla_safety.core.motion import Motion, State, Timeline, nanoseconds, rest, seconds
 from vla_safety.core.planning import hold_at, longest_prefix, next_message, soonest_stop
 from vla_safety.core.records import Answer, Output, Plan, Status
 from vla_safety.core.splicing import complete, splice
@@ -368,17 +368,27 @@ class SafetyFilter:
         if was in ENABLED:
             committed = self._timeline.current
             assert committed is not None
-            # A motion that has ended needs no stop. If this filter was away (frozen, blind), the controller may even
-            # rest elsewhere than it believes: a message would move it. Only a stranger's motion must be replaced.
-            if now.clock_ns < committed.end or finding.reason == "bypass":
+            if now.clock_ns < committed.end:
                 at = now.clock_ns + self._lead
                 motion = soonest_stop(committed, now.clock_ns, at, self.verifier, self._fraction)
                 self._commit(now, motion)
-                if now.clock_ns < committed.end:
-                    self.supervisor.expect_stop(motion.end)
+                self.supervisor.expect_stop(motion.end)
+            else:
+                self._hold_still(now, committed)
             source = plan.source if plan is not None else POLICY
             sequence = plan.sequence if plan is not None else 0
             self._decide(Decision(Verdict.STOPPED, source, sequence, finding, stamp_ns=now.clock_ns))
+
+    def _hold_still(self, now: Instant, committed: Motion) -> None:
+        """Replaces what a stranger may play, where the arm really is: after a freeze it need not be where the last
+        message ended. A filter that does not see sends nothing; the controller holds what it has."""
+        measured = self.monitor.newest
+        if measured is None or self.monitor.check(now) is not None:
+            return
+        still = rest(committed.positions[-1])
+        if self.monitor.tracking(still)[1] is not None:
+            still = rest(np.where(self._angles, measured.position, still.position))  # a gripper keeps its grip
+        self._commit(now, Motion.at(now.clock_ns + self._lead, still))
 
     def _follow_measured(self, now: Instant) -> None:
         """In shadow: the robot is commanded where it was measured, and its plan is forgotten."""
