@@ -60,7 +60,8 @@ def test_the_whole_chain_moves_the_cube_and_leaves_pictures_but_no_process(exper
     assert (report["success"], report["placed"], report["outcome"]) == (True, "red_cube", "SUCCEEDED")
     assert report["decisions"]["refused"] == report["decisions"]["stopped"] == 0
     assert json.loads((tmp_path / "report.json").read_text())["placed"] == "red_cube"
-    assert Image.open(tmp_path / "contact_sheet.png").size[0] > 1000
+    with Image.open(tmp_path / "contact_sheet.png") as sheet:
+        assert sheet.size[0] > 1000
     frames = imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "demo.mp4"))[0]
     assert frames == pytest.approx(15 * report["duration_s"], rel=0.3)
     assert not marked(mark)

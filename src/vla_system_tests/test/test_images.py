@@ -5,8 +5,6 @@ import os
 import subprocess
 import sys
 
-import pytest
-
 from vla_bringup.files import share
 from vla_bringup.system import DDS_PROFILE_VARIABLES
 from vla_node_base.domains import free_domain
@@ -14,12 +12,10 @@ from vla_node_base.domains import free_domain
 FRAMES = 150  # per camera: five seconds
 
 
-def transmit(domain: int, profile: str | None) -> dict:
+def transmit(domain: int, profile: str) -> dict:
     environment = {**os.environ, "ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
     for variable in DDS_PROFILE_VARIABLES:
-        environment.pop(variable, None)
-        if profile is not None:
-            environment[variable] = profile
+        environment[variable] = profile
     command = [sys.executable, "-m", "vla_system_tests.images"]
     publisher = subprocess.Popen([*command, "publish", "--frames", str(FRAMES)], env=environment)
     try:
@@ -42,13 +38,3 @@ def test_no_image_is_lost_with_the_shipped_profile():
         report = transmit(domain, str(share() / "config" / "fastdds.xml"))
     print(f"shipped profile: {report}")
     assert report["received"] == {"front": FRAMES, "wrist": FRAMES}
-
-
-@pytest.mark.slow
-def test_the_default_profile_for_comparison(record_property):
-    """No demand: what the same two processes lose without the profile."""
-    with free_domain() as domain:
-        report = transmit(domain, None)
-    print(f"default profile: {report['received']} of {FRAMES}")
-    record_property("received_with_default_profile", str(report["received"]))
-    assert sum(report["received"].values()) <= 2 * FRAMES
