@@ -11,7 +11,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml"]),
     ],
-    install_requires=["setuptools", "numpy", "pydantic"],
+    install_requires=["setuptools", "numpy", "pydantic", "scipy"],
     zip_safe=True,
     maintainer="VLA suite maintainers",
     maintainer_email="maintainers@example.com",

@@ -57,6 +57,17 @@ def test_reads_a_robot(tmp_path):
     assert robot.path == tmp_path / "two.yaml"
 
 
+def test_a_mobile_base(tmp_path):
+    base = {"max_velocity": [0.5, 0.0, 1.0], "max_acceleration": [1.0, 1.0, 2.0]}
+    found = load_robot(write(tmp_path, "r.yaml", {**ROBOT, "base": base})).base
+    assert (found.topic, found.frame, found.rate) == ("/cmd_vel", "base_link", 20.0)
+    assert found.max_velocity == (0.5, 0.0, 1.0)
+    assert load_robot(write(tmp_path, "s.yaml", ROBOT)).base is None
+    for key, value in (("max_velocity", [0.5, 0.0]), ("max_velocity", [-1, 0, 0]), ("max_acceleration", [0, 1, 1])):
+        with pytest.raises(ConfigError, match=f"base.{key}"):
+            load_robot(write(tmp_path, "t.yaml", {**ROBOT, "base": {**base, key: value}}))
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [

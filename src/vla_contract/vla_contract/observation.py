@@ -17,6 +17,8 @@ class Observation:
         positions: (n,) rad or m, in the order of the robot file.
         velocities: (n,) rad/s or m/s.
         instruction: the sentence to obey; empty: none.
+        extras: for scripted experts in the simulator: object -> pose (7,) in the base frame, position [m] and
+            quaternion wxyz. Empty for everybody else.
     """
 
     stamp_ns: int

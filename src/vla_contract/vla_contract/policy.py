@@ -61,6 +61,8 @@ class PolicyMetadata(_Strict):
         tool_frame: the frame that end-effector actions move; None for joint actions.
         statistics: vector name ("state", "action") -> normalisation.
         training: free facts for people (data, seed, success rate).
+        ground_truth: it reads the simulator's ground truth, which no robot has: a scripted expert, never a policy to
+            deploy. Its observations then hold each object's pose as an extra.
     """
 
     name: str
@@ -75,6 +77,7 @@ class PolicyMetadata(_Strict):
     tool_frame: str | None = None
     statistics: dict[str, Statistics]
     training: dict[str, str | int | float] = {}
+    ground_truth: bool = False
 
 
 def load_metadata(folder: str | Path) -> PolicyMetadata:

@@ -5,6 +5,7 @@ AMENT_PREFIX_PATH, for descriptions that another ROS package installs).
 """
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from vla_contract.limits import JointLimits, load_joint_limits
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 def _absolute_topic(value: str) -> str:
@@ -70,9 +72,34 @@ class JointStates(_Strict):
 
 
 class Controller(_Strict):
-    """The joint_trajectory_controller that takes all joints of the robot file."""
+    """The joint_trajectory_controller that takes all joints of the robot file.
+
+    Attributes:
+        name: in ros2_control's controller manager, whose name is `manager`; the safety filter deactivates it when a stop
+            does not arrive. Empty: there is no controller manager.
+    """
 
     topic: Topic = "/joint_trajectory_controller/joint_trajectory"
+    name: str = ""
+    manager: Topic = "/controller_manager"
+
+
+class MobileBase(_Strict):
+    """A base that drives, commanded by geometry_msgs/TwistStamped beside the arm.
+
+    Attributes:
+        topic: of the commands.
+        frame: that they are given in (REP-105).
+        rate: Hz of the commands.
+        max_velocity, max_acceleration: forward x and sideways y [m/s, m/s²], turning about z [rad/s, rad/s²]; a 0 for
+            what the base cannot do.
+    """
+
+    topic: Topic = "/cmd_vel"
+    frame: str = "base_link"
+    rate: Positive = 20.0
+    max_velocity: tuple[NotNegative, NotNegative, NotNegative]
+    max_acceleration: tuple[Positive, Positive, Positive]
 
 
 class Robot(_Strict):
@@ -89,6 +116,7 @@ class Robot(_Strict):
     joint_states: JointStates = JointStates()
     controller: Controller = Controller()
     wrench_topic: Topic | None = None
+    base: MobileBase | None = None
     safety: str
     _path: Path = PrivateAttr(default=Path())
 
@@ -162,13 +190,36 @@ def read_yaml(path: Path, what: str) -> dict[str, Any]:
 
 
 def describe_errors(path: Path, error: ValidationError) -> str:
-    """One line with every key that is wrong, its value, and what was expected."""
+    """One line with every key that is wrong, its line, its value, and what was expected."""
     parts = []
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "(file)"
+        line = line_of(path, item["loc"])
         shown = "" if item["type"] in ("missing", "value_error") else f" (is {item['input']!r})"
-        parts.append(f"{key}{shown}: {item['msg'].removeprefix('Value error, ')}")
+        message = item["msg"].removeprefix("Value error, ")
+        parts.append(f"{f'line {line}: ' if line else ''}{key}{shown}: {message}")
     return f"{path}: " + "; ".join(parts)
+
+
+def line_of(path: Path, keys: Sequence[str | int]) -> int:
+    """Line (from 1) where a key of a YAML file stands, or the nearest key above it that is there; 0: unknown."""
+    try:
+        node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+    except (OSError, yaml.YAMLError):
+        return 0
+    line = 0
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((name, value) for name, value in node.value if name.value == str(key)), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line
 
 
 def resolve_path(reference: str, folder: Path) -> Path:
@@ -185,6 +236,8 @@ def resolve_path(reference: str, folder: Path) -> Path:
         candidates = [folder / reference]
     for candidate in candidates:
         if candidate.exists():
-            return Path(os.path.normpath(candidate))
+            shorter = Path(os.path.normpath(candidate))
+            # Behind a link to a folder, `..` is not what it looks like.
+            return shorter if shorter.exists() and shorter.samefile(candidate) else candidate
     looked = ", ".join(str(c) for c in candidates) or "nowhere: AMENT_PREFIX_PATH is empty, source the workspace"
     raise ConfigError(f"'{reference}' does not exist (looked at {looked})")

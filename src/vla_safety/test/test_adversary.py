@@ -98,9 +98,12 @@ def test_r13_all_joints_at_several_limits_at_once():
         assert not rig.controller.state[1:].any()
 
 
-def test_r12_a_stop_on_a_curved_path_stays_in_the_fence():
-    """Circles just above the table, cut off everywhere: the stop leaves the path, and is verified as well."""
-    rig = Rig()
+@pytest.mark.parametrize("shape", ["path", "joint"])
+def test_r12_a_stop_on_a_curved_path_stays_in_the_fence(shape, tmp_path):
+    """Circles just above the table, cut off everywhere: a stop joint by joint leaves the path, and is verified as well."""
+    safety = tmp_path / "cell.yaml"
+    safety.write_text((BRINGUP / "config/safety/cell.yaml").read_text() + f"\ncycle: {{stop: {shape}}}\n")
+    rig = Rig(safety)
     low = HOME.copy()
     low[1] += 0.75
     low[3] -= 0.1

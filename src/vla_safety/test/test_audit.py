@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from rig import HOME, ROBOT, Rig, smooth_chunk
 
+from vla_safety.audit import main as audit_main
 from vla_safety.building import assemble, read_parts
-from vla_safety.core.audit import AuditError, AuditLog, read, verify
+from vla_safety.core.audit import AuditError, AuditLog, files_of, read, verify, verify_all
 from vla_safety.core.modes import Mode
 from vla_safety.recording import RecordedFilter, replay
 
@@ -109,3 +110,84 @@ def test_an_existing_record_is_never_overwritten(tmp_path):
     AuditLog(path).close()
     with pytest.raises(AuditError, match="File exists"):
         AuditLog(path)
+
+
+# ------------------------------------------------------------------ one record in several files
+
+
+def rotated(folder, part_bytes=12_000, keep_bytes=0):
+    """A busy session in many files; the folder's files in order."""
+    rig = Rig(arm=False)
+    parts = read_parts(ROBOT)
+    log = AuditLog(folder / "robot.jsonl", part_bytes, keep_bytes)
+    rig.filter = RecordedFilter(assemble(parts), log, parts)
+    rig.filter.config = rig.filter.inner.config
+    rig.observe()
+    assert rig.filter.arm(rig.instant).success
+    rig.collect()
+    rig.run(0.4)
+    for k in range(3):
+        object.__setattr__(rig.filter, "committed", rig.filter.inner.committed)
+        goal = HOME.copy()
+        goal[0], goal[-1] = 0.3 * (-1) ** k, 0.02
+        rig.propose(smooth_chunk(rig, goal, duration=0.8, sequence=k))
+        rig.run(1.2)
+    log.close()
+    return rig, files_of([folder])
+
+
+def test_i19_a_record_in_many_files_is_one_chain_and_replays_as_one(tmp_path):
+    rig, files = rotated(tmp_path)
+    assert len(files) >= 4 and files[0].name == "robot.jsonl" and files[1].name == "robot.part00001.jsonl"
+    assert all(file.stat().st_size < 250_000 for file in files)
+    found = verify_all([tmp_path])
+    assert [path for path, _ in found] == files and not any(s.broken or s.partial for _, s in found)
+    assert [s.origin for _, s in found[1:]] == [s.head for _, s in found[:-1]]
+    result = replay(files)
+    assert result.different is None and result.decisions == len(rig.decisions) > 2
+    with pytest.raises(AuditError, match="from its first on"):
+        replay(files[1:])
+    for words in (["verify", str(tmp_path)], ["replay", str(tmp_path), "--json"], ["verify", *map(str, files)]):
+        assert audit_main(words) == 0
+
+
+def test_i19_a_file_that_was_exchanged_cut_or_taken_from_the_middle_is_found(tmp_path):
+    _, files = rotated(tmp_path)
+    content = files[1].read_bytes()
+    lines = content.splitlines(keepends=True)
+    files[1].write_bytes(b"".join(lines[:-1]))  # its last record is gone: by itself it is a whole chain
+    assert verify(files[1]).broken is None
+    assert [s.broken for _, s in verify_all([tmp_path])][2] == 1
+    with pytest.raises(AuditError, match="is missing"):
+        list(read(files))
+    files[1].write_bytes(content)
+    files[2].write_bytes(files[2].read_bytes().replace(b'"observe"', b'"Observe"', 1))
+    assert verify_all([tmp_path])[2][1].broken is not None and audit_main(["verify", str(tmp_path)]) == 1
+
+
+def test_retention_deletes_the_oldest_files_and_never_the_one_that_is_written(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a record")
+    _, files = rotated(tmp_path, keep_bytes=40_000)
+    assert sum(file.stat().st_size for file in files[:-1]) <= 40_000
+    assert files[0].name != "robot.jsonl" and files[-1].exists() and (tmp_path / "notes.txt").exists()
+    assert not any(s.broken for _, s in verify_all([tmp_path])), "the rest is a whole chain"
+
+
+def test_i19_a_disk_that_is_full_when_the_next_file_begins_stops_the_robot(tmp_path, monkeypatch):
+    rig = Rig(arm=False)
+    parts = read_parts(ROBOT)
+    rig.filter = RecordedFilter(assemble(parts), AuditLog(tmp_path / "robot.jsonl", 60_000), parts)
+    rig.filter.config = rig.filter.inner.config
+    rig.observe()
+    assert rig.filter.arm(rig.instant).success
+    opened = os.open
+
+    def full(path, *rest, **options):
+        if "part00001" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, *rest, **options)
+
+    monkeypatch.setattr(os, "open", full)
+    rig.run(8.0)
+    monkeypatch.undo()
+    assert rig.filter.inner.mode == Mode.ESTOP and rig.filter.inner.finding.reason == "audit"

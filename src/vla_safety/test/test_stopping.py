@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 from rig import HOME, LIMITS
 from scipy.interpolate import BPoly
 
-from vla_safety.core.limits import check_envelope, extent_of
-from vla_safety.core.motion import State, rest
-from vla_safety.core.stopping import stop, stopping_distance
+from vla_safety.core.limits import check_envelope, extent_of, speed_scale
+from vla_safety.core.motion import Motion, State, rest
+from vla_safety.core.stopping import stop, stop_along, stopping_distance
 
 N = len(HOME)
 MIDDLE = (LIMITS.max_position + LIMITS.min_position) / 2
@@ -104,3 +104,87 @@ def test_a_group_of_its_own_does_not_wait_for_the_others():
     s = np.linspace(0, t[-1], 5000)[1:-1]
     assert (np.abs(curve.derivative(2)(s)) <= LIMITS.max_acceleration * 1.000001).all()
     assert (np.abs(curve.derivative(3)(s)) <= LIMITS.max_jerk * 1.001).all()
+
+
+def curve_of(motion: Motion) -> BPoly:
+    """What the controller plays, by scipy; times in s since the first knot."""
+    rows = zip(motion.positions, motion.velocities, motion.accelerations, strict=True)
+    return BPoly.from_derivatives((motion.times - motion.times[0]) * 1e-9, [list(row) for row in rows])
+
+
+def random_path(seed: int) -> Motion:
+    """A curved path through random knots, at up to full speed, within the limits."""
+    rng = np.random.default_rng(seed)
+    count = int(rng.integers(3, 12))
+    durations = rng.uniform(0.02, 0.3, count - 1)
+    times = np.concatenate([[0], np.cumsum(durations)])
+    phase = np.outer(times, rng.uniform(0.5, 6, N)) + rng.uniform(0, 6, N)
+    size = rng.uniform(0, 0.5, N) * ([1.0] * (N - 1) + [0.03])
+    w = np.gradient(phase, times, axis=0)
+    path = Motion(
+        np.round(times * 1e9).astype(np.int64), MIDDLE + size * np.sin(phase), size * w * np.cos(phase),
+        -size * w**2 * np.sin(phase),
+    )  # fmt: skip
+    scale, _ = speed_scale(extent_of(path), LIMITS)
+    scale *= rng.choice([0.3, 0.8, 0.95])
+    stretched = np.round(times / scale * 1e9).astype(np.int64)
+    return Motion(stretched, path.positions, path.velocities * scale, path.accelerations * scale**2)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0, 0.9), st.sampled_from([0.9, 1.0]), st.sampled_from([1, -1]))
+def test_i02_a_stop_along_the_path_keeps_limits_and_the_path(seed, share, fraction, sign):
+    path = random_path(seed)
+    if sign < 0:  # R17: the mirror image stops alike
+        path = Motion(path.times, 2 * MIDDLE - path.positions, -path.velocities, -path.accelerations)
+    at = int(path.times[0] + share * (path.end - path.start))
+    motion = stop_along(path, at, LIMITS, fraction)
+    if motion is None or check_envelope(motion, extent_of(motion), LIMITS)[1] is not None:
+        return  # the filter then stops joint by joint
+    first, state = motion.knot(0), path.state(at)
+    for kind in ("position", "velocity", "acceleration"):
+        assert np.array_equal(getattr(first, kind), getattr(state, kind))
+    assert motion.start == at and motion.knot(len(motion) - 1).at_rest and motion.end <= path.end + 2 * (path.end - at)
+    assert np.diff(motion.times).min() >= 4_900_000
+    curve, own = curve_of(motion), curve_of(path)
+    s = np.arange(0.0, motion.duration, 1e-3)
+    assert (np.abs(curve.derivative(1)(s)) <= LIMITS.max_velocity * 1.001).all()
+    assert (np.abs(curve.derivative(2)(s)) <= LIMITS.max_acceleration * 1.001).all()
+    assert (np.abs(curve.derivative(3)(s)) <= LIMITS.max_jerk * 1.001).all()
+    # Every place is one of the path's, in order and not too late.
+    ways = np.linspace((at - path.start) * 1e-9, path.duration, 4000)
+    places = own(ways)
+    reached = 0
+    for row in curve(s):
+        gaps = np.abs(places[reached : reached + 400] - row).max(axis=1)
+        reached += int(np.argmin(gaps))
+        step = np.abs(np.diff(places[max(0, reached - 1) : reached + 2], axis=0)).max(initial=0.0)
+        assert gaps.min() <= 1e-4 + step
+
+
+def test_a_stop_along_the_path_is_found_for_usual_motion():
+    paths = [random_path(seed) for seed in range(100)]
+    stops = [stop_along(path, path.start + (path.end - path.start) // 10, LIMITS, 0.9) for path in paths]
+    found = [motion for motion in stops if motion is not None]
+    kept = [motion for motion in found if check_envelope(motion, extent_of(motion), LIMITS)[1] is None]
+    assert len(found) >= 50 and len(kept) >= 0.9 * len(found), "what is sent is nearly always what was meant"
+
+
+def test_a_stop_along_the_path_needs_path():
+    path = random_path(1)
+    assert stop_along(path, path.end, LIMITS) is None
+    assert stop_along(path, path.end - 6_000_000, LIMITS) is None
+    assert stop_along(Motion.at(0, rest(HOME)), 0, LIMITS) is None
+
+
+def test_along_a_straight_path_at_full_speed_it_takes_as_long_as_the_known_value():
+    """Joint 1 of an FR3 at 2.62 rad/s: 0.264 s and 0.346 rad, whichever the shape."""
+    v = np.zeros(N)
+    v[0] = 2.62
+    start = MIDDLE - v * 0.2
+    path = Motion(np.array([0, 1_000_000_000]), np.array([start, start + v]), np.array([v, v]), np.zeros((2, N)))
+    motion = stop_along(path, 0, LIMITS)
+    assert motion.duration == pytest.approx(0.264, abs=5e-3)
+    assert motion.positions[-1, 0] - start[0] == pytest.approx(0.346, abs=5e-3)
+    kept, finding = check_envelope(motion, extent_of(motion), LIMITS)
+    assert finding is None

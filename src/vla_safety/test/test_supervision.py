@@ -96,6 +96,20 @@ def test_a_stop_that_arrives_is_not():
     assert not rig.filter.escalated and rig.filter.finding.reason == "estop"
 
 
+def test_a_stop_to_hold_that_is_followed_by_motion_is_not_taken_for_one_that_failed():
+    rig = Rig()
+    rig.propose(smooth_chunk(rig, AWAY, duration=2.0))
+    rig.run(0.4)
+    rig.silent = True
+    rig.run(0.16)
+    assert rig.filter.mode == Mode.HOLD and rig.filter.finding.reason == "stale_state"
+    rig.silent = False
+    rig.run(0.2)
+    rig.propose(smooth_chunk(rig, AWAY, duration=2.0))
+    rig.run(1.6)
+    assert rig.filter.mode == Mode.ARMED and not rig.filter.escalated and rig.controller.state[1].any()
+
+
 def test_shadow_judges_and_commands_nothing():
     rig = Rig(arm=False)
     parts = read_parts(ROBOT, shadow=True)

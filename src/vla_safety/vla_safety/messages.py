@@ -10,7 +10,7 @@ from vla_node_base.conversions import time_msg, to_ns
 from vla_safety.core.findings import Decision
 from vla_safety.core.motion import NS, Motion
 from vla_safety.core.records import Status
-from vla_safety.core.validation import OVERRIDE, POLICY, Proposal
+from vla_safety.core.validation import POLICY, Proposal
 
 
 def proposal_from_chunk(message: ActionChunk, now_ns: int, max_points: int) -> Proposal:
@@ -18,9 +18,11 @@ def proposal_from_chunk(message: ActionChunk, now_ns: int, max_points: int) -> P
     return _proposal(POLICY, message.sequence, message.header, message.trajectory, now_ns, max_points)
 
 
-def proposal_from_override(message: JointTrajectory, sequence: int, now_ns: int, max_points: int) -> Proposal:
+def proposal_from_trajectory(
+    source: str, message: JointTrajectory, sequence: int, now_ns: int, max_points: int
+) -> Proposal:
     """A trajectory of a human or a planner, unchecked; `sequence` counts them."""
-    return _proposal(OVERRIDE, sequence, message.header, message, now_ns, max_points)
+    return _proposal(source, sequence, message.header, message, now_ns, max_points)
 
 
 def _proposal(source, sequence, header, trajectory, now_ns, max_points) -> Proposal:  # type: ignore[no-untyped-def]

@@ -1,60 +1,53 @@
 """The filter as a ROS node: messages in, `core.filter` judges, messages out. Nothing is decided here."""
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from geometry_msgs.msg import WrenchStamped
+from rclpy.clock import Clock, ClockType
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
-from visualization_msgs.msg import MarkerArray
-from vla_msgs.msg import ActionChunk, SafetyDecision, SafetyState
+from vla_msgs.msg import ActionChunk, SafetyDecision
 
 from vla_contract.errors import ConfigError, VlaError
 from vla_contract.robot import load_robot
-from vla_node_base.conversions import time_msg, to_ns
-from vla_node_base.diagnostics import ERROR, OK, WARN, Diagnostics
+from vla_node_base.conversions import to_ns
 from vla_node_base.lockstep import Lockstep
 from vla_node_base.node import VlaNode, run
-from vla_node_base.parameters import parameter
 from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
-from vla_safety.building import assemble, read_parts
+from vla_safety.adapters import Adapter
+from vla_safety.building import Parts, assemble, carrying_as_before, make_verifier, read_parts
 from vla_safety.core.audit import AuditLog
-from vla_safety.core.contact import ContactMonitor
 from vla_safety.core.filter import SafetyFilter
 from vla_safety.core.findings import Finding, Verdict
-from vla_safety.core.latch import LatchFile
+from vla_safety.core.latch import CarriedFile, LatchFile
 from vla_safety.core.modes import ENABLED, Mode
 from vla_safety.core.records import Answer
+from vla_safety.core.validation import Proposal
+from vla_safety.core.wakefulness import Wakefulness
 from vla_safety.core.watchdogs import Instant
-from vla_safety.markers import markers
-from vla_safety.messages import decision_msg, motion_msg, proposal_from_chunk, proposal_from_override, state_msg
+from vla_safety.escalation import ControllerSwitch, switch_type
+from vla_safety.force import Forces
+from vla_safety.inputs import EstopInput, other_publisher
+from vla_safety.messages import decision_msg, motion_msg, proposal_from_chunk
+from vla_safety.parameters import Parameters
+from vla_safety.planning_scene import PlanningScene
 from vla_safety.recording import RecordedFilter
+from vla_safety.reduced import ReducedSpeed
+from vla_safety.sources import Sources
+from vla_safety.views import Views
 
 _STATE_PERIOD = 0.1  # s
 _SLOW_PERIOD = 0.5
 _REPORT_PERIOD = 1.0
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """Of the filter's node; everything that it judges by is in the safety file."""
-
-    robot: str = parameter("", "path of the robot file")
-    safety: str = parameter("", "path of the safety file; empty: the one that the robot file names")
-    description_topic: str = parameter(
-        "", "topic of the URDF, e.g. /robot_description; empty: the file that the robot file names"
-    )
-    lockstep: bool = parameter(False, "acknowledges each cycle to a simulator that waits for it")
-    shadow: bool = parameter(False, "judges, shows and records everything, commands nothing")
-    state_dir: str = parameter("", "folder where a latched e-stop survives a restart; empty: it does not")
-    audit_dir: str = parameter("", "folder for the records of every decision; empty: none are kept")
+_LOOK_PERIOD = 0.02  # on the steady clock, under simulated time
+_LONGEST_SLEEP, _LONGEST_SLEEP_IN_LOCKSTEP = 0.1, 2.0  # in lockstep the simulator's clock waits for the filter
 
 
 class SafetyNode(VlaNode):
@@ -71,16 +64,13 @@ class SafetyNode(VlaNode):
         self._safety: SafetyFilter | None = None
         self._log: AuditLog | None = None
         self._memory: LatchFile | None = None
-        self._contact: ContactMonitor | None = None
+        self._carried: CarriedFile | None = None
+        self._parts: Parts | None = None
+        self._adapters: list[Adapter] = []
+        self._awake = True
         self._timers_made: list[Timer] = []
-        self._overrides = 0
         self._shown: tuple[object, ...] = ()
         self._told: dict[str, Finding] = {}
-        self._pressed = False
-        self._heartbeat_ns: int | None = None
-        self._busy_ns = 0
-        self._cycles = 0
-        self._reported_ns = time.monotonic_ns()
 
     # -- lifecycle
 
@@ -90,30 +80,39 @@ class SafetyNode(VlaNode):
             raise ConfigError("parameter 'robot' of node 'vla_safety' is empty; give the path of a robot file")
         self._robot = robot = load_robot(params.robot)
         self._lockstep = Lockstep(self, params.lockstep)
-        self._diagnostics = Diagnostics(self)
+        self._wakefulness = Wakefulness(_LONGEST_SLEEP_IN_LOCKSTEP if params.lockstep else _LONGEST_SLEEP)
+        self._views = Views(self, robot)
         if params.state_dir:
             self._memory = LatchFile(Path(params.state_dir).expanduser() / f"{robot.name}.estop.json")
+            self._carried = CarriedFile(Path(params.state_dir).expanduser() / f"{robot.name}.tool.json")
         if params.audit_dir:
             name = f"{robot.name}-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}.jsonl"
-            self._log = AuditLog(Path(params.audit_dir).expanduser() / name)
+            self._log = AuditLog(
+                Path(params.audit_dir).expanduser() / name,
+                round(params.audit_part * 1e6),
+                round(params.audit_keep * 1e6),
+            )
         # In shadow nothing may even be able to reach the controller.
         self._commands = (
             None if params.shadow else self.create_publisher(JointTrajectory, robot.controller.topic, COMMAND)
         )
-        self._states = self.create_publisher(SafetyState, "~/state", LATCHED)
         self._decisions = self.create_publisher(SafetyDecision, "~/decision", EVENT)
-        self._markers = self.create_publisher(MarkerArray, "~/markers", LATCHED)
         self._hardware_stop = self.create_publisher(Bool, "~/hardware_stop", LATCHED)
+        self._adapters = [
+            EstopInput(self),
+            Forces(self, robot, self._carried),
+            Sources(self),
+            ReducedSpeed(self),
+            ControllerSwitch(self, robot, switch_type()),
+        ]
+        if params.planning_scene:
+            self._adapters.append(PlanningScene(self, params.planning_scene, robot.base_frame))
         if params.description_topic:
             self.create_subscription(String, params.description_topic, self._on_description, LATCHED)
         else:
             self._build("")
         self.create_subscription(JointState, robot.joint_states.topic, self._on_joint_state, SENSOR)
         self.create_subscription(ActionChunk, "vla_policy/chunk", self._on_chunk, COMMAND)
-        self.create_subscription(JointTrajectory, "~/override", self._on_override, COMMAND)
-        self.create_subscription(Bool, "~/estop_input", self._on_estop_input, COMMAND)
-        if robot.wrench_topic is not None:
-            self.create_subscription(WrenchStamped, robot.wrench_topic, self._on_wrench, SENSOR)
         for name, act in (
             ("arm", self._arm),
             ("disarm", self._disarm),
@@ -129,8 +128,8 @@ class SafetyNode(VlaNode):
 
     def deactivate(self) -> None:
         if self._filter is not None and self._safety is not None and self._safety.mode in ENABLED:
-            self._filter.disarm(self._instant(), "deactivation")
-            self._flush()
+            self._filter.disarm(self.instant(), "deactivation")
+            self.flush()
         for timer in self._timers_made:
             self.destroy_timer(timer)
         self._timers_made = []
@@ -144,18 +143,22 @@ class SafetyNode(VlaNode):
     def on_callback_error(self, error: Exception) -> None:
         """What cannot be understood is stopped: the process lives on, latched, so that people can ask it why."""
         if self._filter is not None:
-            self._filter.estop(self._instant(), f"error: {type(error).__name__}")
-            self._flush()
+            self._filter.estop(self.instant(), f"error: {type(error).__name__}")
+            self.flush()
 
     def _build(self, urdf: str) -> None:
         """Makes the filter anew from its files; the old one stays when one of them is wrong."""
-        parts = read_parts(self._robot, self.params.safety, urdf, self.params.shadow)
-        if parts.config.contact is not None and self._robot.wrench_topic is None:
-            raise ConfigError("the safety file limits contact, but the robot file names no wrench_topic; name it")
+        setup = None if self._parts is None else self._parts.setup
+        parts = read_parts(self._robot, self.params.safety, urdf, self.params.shadow, setup)
+        if self._parts is None and self._carried is not None:
+            parts = carrying_as_before(parts, self._carried)
         safety = assemble(parts, self._memory)
-        self._contact = None if parts.config.contact is None else ContactMonitor(parts.config.contact)
-        self._urdf = urdf
+        for adapter in self._adapters:
+            adapter.rebuilt(parts)
+        self._urdf, self._parts = urdf, parts
         self._told.clear()
+        if self._safety is not None:
+            safety.inherit(self._safety)
         self._safety = safety
         self._filter = safety if self._log is None else RecordedFilter(safety, self._log, parts)
 
@@ -167,6 +170,9 @@ class SafetyNode(VlaNode):
             self.create_timer(_SLOW_PERIOD, self._look_around),
             self.create_timer(_REPORT_PERIOD, self._publish_diagnostics),
         ]
+        if self.sim_time:
+            steady = Clock(clock_type=ClockType.STEADY_TIME)
+            self._timers_made.append(self.create_timer(_LOOK_PERIOD, self.instant, clock=steady))
         self._publish_state()
         self.get_logger().info(
             f"filter ready for '{self._robot.name}': {len(self._robot.joints)} joints, "
@@ -175,10 +181,6 @@ class SafetyNode(VlaNode):
         )
 
     # -- inputs
-
-    def _instant(self) -> Instant:
-        clock = self.now_ns()
-        return Instant(clock, clock if self.sim_time else time.monotonic_ns())
 
     def _on_description(self, message: String) -> None:
         if self._filter is not None:
@@ -194,37 +196,46 @@ class SafetyNode(VlaNode):
     def _on_joint_state(self, message: JointState) -> None:
         if self._filter is not None:
             stamp = to_ns(message.header.stamp)
-            self._filter.observe(stamp, message.name, message.position, message.velocity, self._instant())
+            now = self.instant()
+            if not self._awake:
+                return
+            self._filter.observe(stamp, message.name, message.position, message.velocity, now)
+            for adapter in self._adapters:
+                adapter.joint_state(message, now)
 
     def _on_chunk(self, message: ActionChunk) -> None:
+        self.propose(lambda now_ns, limit: proposal_from_chunk(message, now_ns, limit))
+
+    # -- for adapters
+
+    @property
+    def filter(self) -> SafetyFilter | RecordedFilter | None:
+        """To be called."""
+        return self._filter
+
+    @property
+    def safety(self) -> SafetyFilter | None:
+        """The filter itself, for views."""
+        return self._safety
+
+    def instant(self) -> Instant:
+        """Now."""
+        clock, steady = self.now_ns(), time.monotonic_ns()
+        self._awake = not self.sim_time or self._wakefulness.look(clock, steady)
+        return Instant(clock, clock if self.sim_time else steady)
+
+    def propose(self, convert: Callable[[int, int], Proposal]) -> None:
+        """Has a proposal judged, and publishes what comes of it: `convert(now_ns, max_points)` makes it."""
         if self._filter is None or self._safety is None:
             return
-        began, now = time.monotonic_ns(), self._instant()
-        limit = self._safety.config.proposals.max_points
-        self._filter.propose(proposal_from_chunk(message, now.clock_ns, limit), now)
-        self._flush(began, now)
-
-    def _on_override(self, message: JointTrajectory) -> None:
-        if self._filter is None or self._safety is None:
+        began, now = time.monotonic_ns(), self.instant()
+        if not self._awake:
+            self.get_logger().warning("this process slept: proposals wait for a fresh clock", throttle_duration_sec=1.0)
             return
-        began, now = time.monotonic_ns(), self._instant()
-        self._overrides += 1
-        limit = self._safety.config.proposals.max_points
-        self._filter.propose(proposal_from_override(message, self._overrides, now.clock_ns, limit), now)
-        self._flush(began, now)
+        self._filter.propose(convert(now.clock_ns, self._safety.config.proposals.max_points), now)
+        self.flush(began, now)
 
-    def _on_estop_input(self, message: Bool) -> None:
-        now = self._instant()
-        self._heartbeat_ns = now.watch_ns
-        self._tell("estop_input", Finding("estop_input", "~/estop_input") if message.data else None, now)
-
-    def _on_wrench(self, message: WrenchStamped) -> None:
-        if self._contact is None:
-            return
-        now, f, t = self._instant(), message.wrench.force, message.wrench.torque
-        self._tell("contact", self._contact.receive((f.x, f.y, f.z), (t.x, t.y, t.z), now), now)
-
-    def _tell(self, cause: str, finding: Finding | None, now: Instant) -> None:
+    def tell(self, cause: str, finding: Finding | None, now: Instant) -> None:
         """Reports a cause to the filter when it appears or goes."""
         if self._filter is None or (finding is None) == (cause not in self._told):
             return
@@ -233,36 +244,46 @@ class SafetyNode(VlaNode):
         else:
             self._told[cause] = finding
         self._filter.report(cause, finding, now)
-        self._flush()
+        self.flush()
+
+    def reconfigure(self, finding: Finding, **changes: Any) -> Answer:
+        """Asks the filter for another setup; the old one stays when it refuses."""
+        if self._filter is None or self._parts is None:
+            return Answer(False, "no robot description yet")
+        setup = self._parts.setup.model_copy(update=changes)
+        try:
+            verifier = make_verifier(self._parts, setup)
+        except ConfigError as error:
+            return Answer(False, f"refused, the old setup stays: {error}")
+        answer = self._filter.reconfigure(verifier, self.instant(), finding=finding, setup=setup)
+        self.flush()
+        if answer.success:
+            self._parts = replace(self._parts, setup=setup)
+            for adapter in self._adapters:
+                adapter.reconfigured(self._parts)
+        return answer
+
+    # -- the cycle
 
     def _cycle(self) -> None:
         assert self._filter is not None and self._safety is not None
-        began, now = time.monotonic_ns(), self._instant()
-        if self._contact is not None:
-            self._tell("wrench", self._contact.check(now), now)
-        limit = self._safety.config.watchdogs.estop_heartbeat
-        if limit > 0:
-            silence = math.inf if self._heartbeat_ns is None else (now.watch_ns - self._heartbeat_ns) * 1e-9
-            silent = None if silence <= limit else Finding("estop_heartbeat", "~/estop_input", silence, limit)
-            self._tell("estop_heartbeat", silent, now)
-        self._filter.cycle(now)
-        self._flush(began, now)
+        began, now = time.monotonic_ns(), self.instant()
+        if self._awake:
+            for adapter in self._adapters:
+                adapter.check(now)
+            self._filter.cycle(now)
+            self.flush(began, now)
         self._lockstep.acknowledge(now.clock_ns)
-        self._busy_ns += time.monotonic_ns() - began
-        self._cycles += 1
+        self._views.busy_ns += time.monotonic_ns() - began
+        self._views.cycles += 1
 
     def _look_around(self) -> None:
         """Whether somebody else publishes on the controller's topic; and markers."""
-        others = [
-            f"{info.node_namespace.rstrip('/')}/{info.node_name}"
-            for info in self.get_publishers_info_by_topic(self._robot.controller.topic)
-        ]
-        own = f"{self.get_namespace().rstrip('/')}/{self.get_name()}"
-        if self._commands is not None and own in others:
-            others.remove(own)
         if not self.params.shadow:
-            self._tell("bypass", Finding("bypass", others[0]) if others else None, self._instant())
-        self._publish_markers()
+            rogue = other_publisher(self, self._robot.controller.topic)
+            self.tell("bypass", None if rogue is None else Finding("bypass", rogue), self.instant())
+        assert self._safety is not None
+        self._views.publish_markers(self._safety)
 
     # -- people
 
@@ -271,8 +292,8 @@ class SafetyNode(VlaNode):
             if self._filter is None:
                 response.success, response.message = False, "no robot description yet"
                 return response
-            answer = act(self._instant())
-            self._flush()
+            answer = act(self.instant())
+            self.flush()
             response.success, response.message = answer.success, answer.message
             self.get_logger().info(f"{name}: {answer.message}")
             return response
@@ -281,8 +302,9 @@ class SafetyNode(VlaNode):
 
     def _arm(self, now: Instant) -> Answer:
         assert self._filter is not None and self._safety is not None
-        if self._contact is not None and self._safety.mode == Mode.DISARMED:
-            self._contact.zero()
+        if self._safety.mode == Mode.DISARMED:
+            for adapter in self._adapters:
+                adapter.arming()
         return self._filter.arm(now)
 
     def _disarm(self, now: Instant) -> Answer:
@@ -310,11 +332,11 @@ class SafetyNode(VlaNode):
 
     # -- outputs
 
-    def _flush(self, began_ns: int | None = None, judged: Instant | None = None) -> None:
+    def flush(self, began_ns: int | None = None, judged: Instant | None = None) -> None:
         """Publishes what the filter wants to be published: commands first. `judged`: the time it was judged for."""
         assert self._filter is not None and self._safety is not None
         if judged is not None and self._filter.pending:
-            now = self._instant()
+            now = self.instant()
             if (now.clock_ns - judged.clock_ns) * 1e-9 > self._safety.config.cycle.lead / 2:
                 self._filter.retract(now)
         output = self._filter.drain()
@@ -325,6 +347,7 @@ class SafetyNode(VlaNode):
         for decision in output.decisions:
             self._decisions.publish(decision_msg(replace(decision, latency_ns=latency), self._robot.base_frame))
             if decision.finding is not None and decision.verdict >= Verdict.TRIMMED:
+                self._views.saw(decision.finding)
                 self.get_logger().warning(
                     f"{decision.verdict.name} {decision.source} {decision.sequence}: {decision.finding.sentence}; "
                     f"{decision.finding.remedy}",
@@ -339,38 +362,19 @@ class SafetyNode(VlaNode):
 
     def _publish_state(self) -> None:
         assert self._safety is not None
-        self._states.publish(state_msg(self._safety.status(), self.now_ns(), self._robot.base_frame))
-
-    def _publish_markers(self) -> None:
-        assert self._safety is not None
-        if self._markers.get_subscription_count() == 0:
-            return
-        zones, model, stamp = self._safety.config.zones, self._safety.verifier.model, time_msg(self.now_ns())
-        shown = markers(zones, self._safety.committed, model, self._robot.tool_frame, self._robot.base_frame, stamp)
-        self._markers.publish(shown)
+        self._views.publish_state(self._safety)
 
     def _publish_diagnostics(self) -> None:
         assert self._safety is not None
-        now = time.monotonic_ns()
-        load = self._busy_ns / max(1, now - self._reported_ns)
-        status = self._safety.status()
-        level = ERROR if status.mode == Mode.ESTOP else WARN if status.mode == Mode.HOLD else OK
-        message = status.mode.name if status.finding is None else f"{status.mode.name}: {status.finding.sentence}"
-        values: dict[str, object] = {
-            "cycles": self._cycles,
-            "load": load,
-            "joint_margin": status.joint_margin,
-            "zone_clearance": status.zone_clearance,
-            "self_clearance": status.self_clearance,
-            "tracking_error": status.tracking_error,
-            "speed_scale": status.speed_scale,
-        }
+        values: dict[str, object] = {}
+        for adapter in self._adapters:
+            values.update(adapter.diagnostics())
         if self._log is not None:
             values["audit_head"] = self._log.head
-        if self._memory is not None and self._memory.error:
-            level, values["latch_error"] = max(level, WARN), self._memory.error
-        self._diagnostics.publish(level, message, values)
-        self._busy_ns, self._cycles, self._reported_ns = 0, 0, now
+        unsaved = self._memory is not None and bool(self._memory.error)
+        if self._memory is not None and unsaved:
+            values["latch_error"] = self._memory.error
+        self._views.publish_diagnostics(self._safety, values, unsaved)
 
 
 def main() -> None:

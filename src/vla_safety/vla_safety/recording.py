@@ -11,7 +11,8 @@ import numpy as np
 
 from vla_contract.limits import JointLimits
 from vla_contract.robot import Robot
-from vla_safety.building import Parts, assemble
+from vla_safety.building import Parts, Setup, assemble, make_verifier
+from vla_safety.core.advice import Advice
 from vla_safety.core.audit import AuditError, AuditLog, read
 from vla_safety.core.config import SafetyConfig
 from vla_safety.core.filter import SafetyFilter
@@ -19,9 +20,10 @@ from vla_safety.core.findings import Decision, Finding
 from vla_safety.core.motion import Motion
 from vla_safety.core.records import Answer, Output
 from vla_safety.core.validation import Proposal
+from vla_safety.core.verification import Verifier
 from vla_safety.core.watchdogs import Instant
 
-FORMAT = 1
+FORMAT = 2
 
 
 class RecordedFilter:
@@ -59,6 +61,27 @@ class RecordedFilter:
         """See SafetyFilter."""
         self._write("report", now, cause=cause, finding=None if finding is None else asdict(finding))
         self.inner.report(cause, finding, now)
+
+    def reconfigure(self, verifier: Verifier, now: Instant, *, finding: Finding, setup: Setup) -> Answer:
+        """See SafetyFilter. `verifier` must be what `make_verifier` makes of the parts and `setup`."""
+        self._write("reconfigure", now, finding=asdict(finding), setup=setup.model_dump(mode="json"))
+        return self.inner.reconfigure(verifier, now, finding=finding, setup=setup)
+
+    def deadman(self, held: bool, now: Instant) -> None:
+        """See SafetyFilter."""
+        self._write("deadman", now, held=held)
+        self.inner.deadman(held, now)
+
+    def advise(self, advice: Advice, now: Instant) -> None:
+        """See SafetyFilter."""
+        stop = None if advice.stop is None else asdict(advice.stop)
+        self._write("advise", now, monitor=advice.monitor, cap=advice.cap, stop=stop)
+        self.inner.advise(advice, now)
+
+    def retreat(self, now: Instant) -> Answer:
+        """See SafetyFilter."""
+        self._write("retreat", now)
+        return self.inner.retreat(now)
 
     @property
     def pending(self) -> bool:
@@ -118,26 +141,32 @@ class Replay:
     different: int | None
 
 
-def replay(path: str | Path) -> Replay:
-    """Feeds a record to a new filter and compares every answer.
+def replay(path: str | Path | Sequence[str | Path]) -> Replay:
+    """Feeds a record (its file, or all files that it was continued in) to a new filter and compares every answer.
 
     Raises:
         AuditError: when the file is not a sound record.
     """
     safety: SafetyFilter | None = None
+    parts: Parts | None = None
     records = decisions = 0
     for record in read(path):
         records += 1
         if record["k"] == "start":
             if record["format"] != FORMAT:
                 raise AuditError(f"{path}: format {record['format']}, this program reads {FORMAT}; use its own version")
-            safety = assemble(_parts(record["parts"]))
+            parts, before = _parts(record["parts"]), safety
+            safety = assemble(parts)
+            if before is not None:
+                safety.inherit(before)
             if record["mode"] != int(safety.mode):
                 safety.estop(Instant(0, 0), "an earlier run")
                 safety.drain()
             continue
-        if safety is None:
-            raise AuditError(f"{path}: does not begin with a start record")
+        if safety is None or parts is None:
+            raise AuditError(
+                f"{path}: does not begin with a start record; give all files of the record, from its first on"
+            )
         if record["k"] == "out":
             decisions += len(record["decisions"])
             again = json.loads(json.dumps(_output_record(safety.drain())))
@@ -145,11 +174,11 @@ def replay(path: str | Path) -> Replay:
             if json.dumps(again) != json.dumps(expected):
                 return Replay(records, decisions, record["n"])
         else:
-            _apply(safety, record)
+            _apply(safety, parts, record)
     return Replay(records, decisions, None)
 
 
-def _apply(safety: SafetyFilter, record: dict[str, Any]) -> None:
+def _apply(safety: SafetyFilter, parts: Parts, record: dict[str, Any]) -> None:
     now = Instant(record["t"], record["w"])
     match record["k"]:
         case "observe":
@@ -161,6 +190,17 @@ def _apply(safety: SafetyFilter, record: dict[str, Any]) -> None:
         case "report":
             finding = record["finding"]
             safety.report(record["cause"], None if finding is None else Finding(**finding), now)
+        case "reconfigure":
+            setup = Setup.model_validate(record["setup"])
+            verifier = make_verifier(parts, setup)
+            safety.reconfigure(verifier, now, finding=Finding(**record["finding"]), setup=setup)
+        case "deadman":
+            safety.deadman(record["held"], now)
+        case "advise":
+            stop = record["stop"]
+            safety.advise(Advice(record["monitor"], record["cap"], None if stop is None else Finding(**stop)), now)
+        case "retreat":
+            safety.retreat(now)
         case "retract":
             safety.retract(now)
         case "arm":
@@ -220,6 +260,7 @@ def _parts_record(parts: Parts) -> dict[str, Any]:
         "config": parts.config.model_dump(mode="json"),
         "robot": parts.robot.model_dump(mode="json"),
         "shadow": parts.shadow,
+        "setup": parts.setup.model_dump(mode="json"),
     }
 
 
@@ -232,4 +273,5 @@ def _parts(record: dict[str, Any]) -> Parts:
         srdf=record["srdf"],
         config=SafetyConfig.model_validate(record["config"]),
         shadow=record["shadow"],
+        setup=Setup.model_validate(record["setup"]),
     )

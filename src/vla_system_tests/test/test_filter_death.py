@@ -56,6 +56,23 @@ def test_frozen_filter_stops_and_does_not_resume_by_itself(start, fence, chance)
     assert not fence.violations(watcher.positions_after(killed))
 
 
+def test_i15_a_filter_that_was_frozen_shortly_does_not_judge_by_an_old_clock(start, fence, chance):
+    """It wakes with old chunks and an old simulated clock in its queues: no motion may come of them."""
+    session, driver, watcher = swinging(start, chance, lockstep=False)
+    pid = session.runner.pid("vla_safety")
+    for pause in (0.15, 0.4, 0.7):
+        frozen = watcher.now_ns
+        os.kill(pid, signal.SIGSTOP)
+        watcher.pass_time(pause)
+        os.kill(pid, signal.SIGCONT)
+        driver.running = False
+        watcher.pass_time(1.5)
+        assert watcher.fastest_after(frozen) <= 1.1, "the swing is at 0.9 rad/s at most, a stop is slower: it jumped"
+        driver.running = True
+        watcher.wait_moving()
+    assert not fence.violations(watcher.positions_after(0))
+
+
 def test_silent_policy(start, fence, chance):
     """Chunks that stop coming: the plan is played to its end, with a stop; then the filter holds."""
     session, driver, watcher = swinging(start, chance)

@@ -137,6 +137,14 @@ class Watcher:
             return stamp_ns
         return None if moving[-1] + 1 >= len(stamps) else int(stamps[moving[-1] + 1])
 
+    def fastest_after(self, stamp_ns: int) -> float:
+        """Of the arm's joints, from one position to the next, rad/s."""
+        with self._lock:
+            stamps, positions = np.array(self.motion.stamps), np.array(self.motion.positions)
+        kept = stamps >= stamp_ns
+        steps = np.abs(np.diff(positions[kept][:, self._arm], axis=0)).max(axis=1)
+        return float((steps / (np.diff(stamps[kept]) * 1e-9)).max(initial=0.0))
+
     def positions_after(self, stamp_ns: int) -> Array:
         """(N, n) measured from `stamp_ns` on."""
         with self._lock:

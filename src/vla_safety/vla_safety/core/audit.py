@@ -5,19 +5,23 @@ changed, removed or inserted line breaks the chain from there on. (Lines cut off
 the newest hash, which is the anchor for that.) The first record holds the whole configuration, so a file can be
 replayed anywhere. Each line is handed to the operating system before the filter goes on: a killed process loses none
 but the one in hand.
+
+A record that grows beyond a size goes on in a next file (`NAME.part00001.jsonl`), whose first line names the file
+before and its newest hash: one chain through all of them.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vla_contract.errors import VlaError
 
 _START = "0" * 64
+CONTINUED = "continued"  # kind of the first record of a file that goes on from another
 
 
 class AuditError(VlaError):
@@ -25,23 +29,28 @@ class AuditError(VlaError):
 
 
 class AuditLog:
-    """Writes one file.
+    """Writes one record.
+
+    Args:
+        path: its first file.
+        part_bytes: size from which it goes on in a next file; 0: never.
+        keep_bytes: size of all records in the folder, above which the oldest files are deleted when a file is begun;
+            the one that is written never is. 0: nothing is deleted.
 
     Raises:
         AuditError: when the file exists already or cannot be made.
     """
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
+    def __init__(self, path: str | Path, part_bytes: int = 0, keep_bytes: int = 0):
+        self._first = self.path = Path(path)
+        self._part_bytes, self._keep_bytes = part_bytes, keep_bytes
         self.head = _START
-        self._count = 0
+        self._count = self._part = self._size = 0
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
         except OSError as error:
-            raise AuditError(
-                f"audit file '{self.path}' cannot be made: {error.strerror}; choose another folder"
-            ) from error
+            raise AuditError(f"audit folder '{self.path.parent}': {error.strerror}; choose another one") from error
+        self._file = self._open()
 
     def write(self, kind: str, data: dict[str, Any]) -> None:
         """Appends a record.
@@ -49,6 +58,11 @@ class AuditLog:
         Raises:
             AuditError: when the disk does not take it (it is full, gone, …).
         """
+        if self._part_bytes and self._size >= self._part_bytes:
+            self._next_part()
+        self._append(kind, data)
+
+    def _append(self, kind: str, data: dict[str, Any]) -> None:
         body = json.dumps({"n": self._count, "k": kind, **data}, separators=(",", ":"))
         digest = chain(self.head, body)
         line = f'{body[:-1]},"h":"{digest}"}}\n'.encode()
@@ -60,6 +74,45 @@ class AuditLog:
             raise AuditError(f"audit file '{self.path}': only {written} of {len(line)} bytes fit")
         self.head = digest
         self._count += 1
+        self._size += len(line)
+
+    def _open(self) -> int:
+        try:
+            file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o640)
+        except OSError as error:
+            raise AuditError(
+                f"audit file '{self.path}' cannot be made: {error.strerror}; choose another folder"
+            ) from error
+        self._make_room()
+        return file
+
+    def _next_part(self) -> None:
+        before = self.path
+        try:
+            self.close()
+        except OSError as error:
+            raise AuditError(f"audit file '{before}': {error.strerror}") from error
+        self._part += 1
+        self._size = 0
+        self.path = self._first.with_name(f"{self._first.stem}.part{self._part:05}{self._first.suffix}")
+        self._file = self._open()
+        self._append(CONTINUED, {"after": before.name, "head": self.head})
+
+    def _make_room(self) -> None:
+        """Deletes the oldest files. One that cannot be deleted stays: a full disk stops the robot, this does not."""
+        if not self._keep_bytes:
+            return
+        try:
+            others = [p for p in self.path.parent.glob(f"*{self._first.suffix}") if p != self.path]
+            sizes = {p: p.stat() for p in others}
+            total = sum(stat.st_size for stat in sizes.values())
+            for path in sorted(others, key=lambda p: (sizes[p].st_mtime_ns, p.name)):
+                if total <= self._keep_bytes:
+                    return
+                path.unlink()
+                total -= sizes[path].st_size
+        except OSError:
+            return
 
     def close(self) -> None:
         """Through to the disk."""
@@ -74,52 +127,118 @@ def chain(previous: str, body: str) -> str:
 
 @dataclass(frozen=True)
 class Soundness:
-    """What `verify` found. `broken`: number (from 1) of the first line that does not fit, None: the chain is whole.
+    """What `verify` found in one file.
 
     Attributes:
+        broken: number (from 1) of the first line that does not fit; None: the chain is whole.
         partial: the last line is incomplete: the process was killed while it wrote.
+        head: the newest hash; origin: the one before the first line; first: number of the first record.
     """
 
     records: int
     broken: int | None
     partial: bool
     head: str
+    origin: str = _START
+    first: int = 0
 
 
 def verify(path: str | Path) -> Soundness:
-    """Follows the chain of a file.
+    """Follows the chain of a file, from the hash that its first line goes on from.
 
     Raises:
         AuditError: when it cannot be read.
     """
-    head, records, partial, broken = _START, 0, False, None
+    origin, first = _origin(path)
+    head, records, partial, broken = origin, 0, False, None
     for number, line in enumerate(_lines(path), start=1):
         if not line.endswith(b"\n"):
             partial = True
             break
-        digest = _follow(head, records, line)
+        digest = _follow(head, first + records, line)
         if digest is None:
             broken = number
             break
         head, records = digest, records + 1
-    return Soundness(records, broken, partial, head)
+    return Soundness(records, broken, partial, head, origin, first)
 
 
-def read(path: str | Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, in order.
+def verify_all(paths: Sequence[str | Path]) -> list[tuple[Path, Soundness]]:
+    """Follows the chains of files and from file to file; folders stand for the files in them.
+
+    A file that goes on from another one of them must go on from exactly its end, else its first line counts as broken.
+    That the file before is not there is no fault: the oldest are deleted in time.
+
+    Raises:
+        AuditError: when one cannot be read, or there is none.
+    """
+    found = [(path, verify(path)) for path in files_of(paths)]
+    ends = {path.name: sound for path, sound in found}
+    checked = []
+    for path, sound in found:
+        before = ends.get(_before(path)) if sound.broken is None and sound.first else None
+        fits = before is None or (before.head, before.first + before.records) == (sound.origin, sound.first)
+        checked.append((path, sound if fits else replace(sound, broken=1)))
+    return checked
+
+
+def files_of(paths: Sequence[str | Path]) -> list[Path]:
+    """Record files, each record's in order; folders stand for the files in them.
+
+    Raises:
+        AuditError: when there is none.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        # "x.jsonl" comes before "x.part00001.jsonl": the suffix does not count.
+        files += sorted(path.glob("*.jsonl"), key=lambda p: p.name.removesuffix(".jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise AuditError(f"no audit files (*.jsonl) in {', '.join(map(str, paths))}")
+    return files
+
+
+def read(path: str | Path | Sequence[str | Path]) -> Iterator[dict[str, Any]]:
+    """The records of a file, or of the files that one record was continued in, in order.
 
     Raises:
         AuditError: at the first line that does not fit.
     """
-    head, count = _START, 0
-    for number, line in enumerate(_lines(path), start=1):
-        if not line.endswith(b"\n"):
-            return
-        digest = _follow(head, count, line)
-        if digest is None:
-            raise AuditError(f"{path}:{number}: the record was changed, or one before it is missing")
-        yield json.loads(line)
-        head, count = digest, count + 1
+    paths = [path] if isinstance(path, str | Path) else list(path)
+    head, count = _origin(paths[0])
+    for part in paths:
+        for number, line in enumerate(_lines(part), start=1):
+            if not line.endswith(b"\n"):
+                return
+            digest = _follow(head, count, line)
+            if digest is None:
+                raise AuditError(f"{part}:{number}: the record was changed, or one before it is missing")
+            record = json.loads(line)
+            if record["k"] != CONTINUED:
+                yield record
+            head, count = digest, count + 1
+
+
+def _first_line(path: str | Path) -> dict[str, Any]:
+    """The first record, if it continues another file, else nothing; it is not believed, only where to look for."""
+    for line in _lines(path):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            return {}
+        return record if isinstance(record, dict) and record.get("k") == CONTINUED else {}
+    return {}
+
+
+def _origin(path: str | Path) -> tuple[str, int]:
+    """Hash and number that the first line of a file goes on from."""
+    record = _first_line(path)
+    head, number = record.get("head", _START), record.get("n", 0)
+    return (head, number) if isinstance(head, str) and isinstance(number, int) else (_START, 0)
+
+
+def _before(path: Path) -> str:
+    """Name of the file that this one continues; empty: none."""
+    return str(_first_line(path).get("after", ""))
 
 
 def _follow(head: str, count: int, line: bytes) -> str | None:

@@ -12,20 +12,19 @@ from dataclasses import replace
 
 import numpy as np
 
+from vla_safety.core.advice import Advice, Advices
 from vla_safety.core.config import SafetyConfig
 from vla_safety.core.findings import Decision, Finding, Verdict
+from vla_safety.core.guard import Guard
 from vla_safety.core.latch import Memory
-from vla_safety.core.modes import ENABLED, Event, Mode, transition
-from vla_safety.core.motion import Motion, State, Timeline, nanoseconds, rest, seconds
-from vla_safety.core.planning import hold_at, longest_prefix, next_message, soonest_stop
+from vla_safety.core.modes import ENABLED, MOVING, Event, Mode, transition
+from vla_safety.core.motion import Motion, nanoseconds
+from vla_safety.core.planning import hold_at
 from vla_safety.core.records import Answer, Output, Plan, Status
-from vla_safety.core.splicing import complete, splice
-from vla_safety.core.supervision import Supervisor
-from vla_safety.core.validation import OVERRIDE, POLICY, Form, Proposal, validate
+from vla_safety.core.speed import is_speed
+from vla_safety.core.validation import OVERRIDE, Form, Proposal, validate
 from vla_safety.core.verification import Verifier
-from vla_safety.core.watchdogs import Instant
-
-_SETTLE = 0.3  # s that the controller is given to come from where it is to where the robot was measured at arming
+from vla_safety.core.watchdogs import Instant, StateMonitor
 
 
 class SafetyFilter:
@@ -37,9 +36,6 @@ class SafetyFilter:
         memory: where a latched e-stop survives a restart; None: it does not.
         shadow: judges every proposal as if the robot could be led on to it from where it was measured, but commands
             nothing: something else moves the robot.
-
-    Attributes:
-        escalated: a stop did not arrive; what is behind the controller must stop the robot.
     """
 
     def __init__(
@@ -52,9 +48,7 @@ class SafetyFilter:
         shadow: bool = False,
     ):
         self.config = config
-        self.verifier = verifier
         limits = verifier.limits
-        self._joints = limits.names
         self._angles = np.array([name != gripper for name in limits.names])
         proposals = config.proposals
         self._form = Form(
@@ -65,38 +59,25 @@ class SafetyFilter:
             proposals.max_stamp_age,
             proposals.max_stamp_lead,
         )
-        self.supervisor = Supervisor(config, verifier)
-        self.monitor = self.supervisor.monitor
-        self._memory = memory
         self.shadow = shadow
-        self.mode = Mode.DISARMED
-        self.finding: Finding | None = None
-        self.escalated = False
-        remembered = None if memory is None else memory.recall()
-        if remembered is not None:
-            self._enter(Event.ESTOP, remembered)
-        self.speed_cap = 1.0
-        self._timeline = Timeline()
-        self._plan: Plan | None = None
-        self._heard: dict[str, int] = {}
-        self._refused: Finding | None = None
-        self._counts = [0] * len(Verdict)
-        self._output = Output()
-        self._lead = nanoseconds(config.cycle.lead)
-        self._fraction = config.cycle.stop_fraction
-        self._segment = nanoseconds(config.cycle.segment)
+        self._guard = Guard(config, verifier, self._angles, memory, shadow)
+        self._conductor = self._guard.conductor
+        self._supervisor = self._guard.supervisor
+        self._authority = self._guard.authority
+        self._way_out = self._guard.way_out
+        self._advices = Advices()
+        self._pending: tuple[Verifier, Finding] | None = None
 
     # ---------------------------------------------------------------- inputs
 
     @property
     def pending(self) -> bool:
         """Whether there is a motion to be published."""
-        return bool(self._output.motions)
+        return bool(self._conductor.outbox)
 
     def drain(self) -> Output:
         """What is to be published since the last call."""
-        output, self._output = self._output, Output()
-        return output
+        return self._guard.drain()
 
     def observe(
         self,
@@ -118,59 +99,31 @@ class SafetyFilter:
             with np.errstate(all="ignore"):  # overflow is judged by its result, which no comparison accepts
                 decision = self._judge(proposal, now)
         except Exception as error:
-            self._fail(now, error)
+            self._guard.fail(now, error)
             assert self.finding is not None
             decision = self._decision(Verdict.REFUSED, proposal, now, self.finding)
-        if decision.verdict == Verdict.REFUSED:
-            self._refused = decision.finding
-        self._decide(decision)
+        if decision.verdict == Verdict.REFUSED and decision.finding is not None:
+            self._guard.refused[proposal.source] = decision.finding
+        self._guard.decide(decision)
         return decision
 
     def cycle(self, now: Instant) -> None:
         """Supervises, then extends what is committed by the next segment. To be called every `cycle.period`."""
         try:
             with np.errstate(all="ignore"):
-                self._supervise(now)
-                if self._plan is not None:
-                    self._extend(now)
+                self._take_pending(now)
+                self._guard.cycle(now)
         except Exception as error:
-            self._fail(now, error)
+            self._guard.fail(now, error)
 
     def retract(self, now: Instant) -> None:
         """The messages in the output were not sent, because it took too long to make them (a late command is a stale
         one): what was committed before goes on to its stop. A stop is made again, for now."""
-        self._output.motions.clear()
-        if not self._timeline.retract():
-            return
-        if self.mode in ENABLED:
-            plan, self._plan = self._plan, None
-            if plan is not None:
-                self._trouble(plan, now, Finding("late_cycle", "filter", seconds(self._lead), 0.0))
-            return
-        committed = self._timeline.current
-        assert committed is not None
-        at = now.clock_ns + self._lead
-        self._commit(now, soonest_stop(committed, now.clock_ns, at, self.verifier, self._fraction))
+        self._guard.retract(now)
 
     def report(self, cause: str, finding: Finding | None, now: Instant) -> None:
         """What a device or a monitor says: a finding stops and latches, None takes back what `cause` said before."""
-        if finding is None:
-            self.supervisor.causes.pop(cause, None)
-            return
-        known = self.supervisor.causes.get(cause)
-        self.supervisor.causes[cause] = finding
-        if known is None or self.mode != Mode.ESTOP:
-            self._halt(now, Event.ESTOP, finding)
-
-    def _fail(self, now: Instant, error: Exception) -> None:
-        """A check erred: nothing can be trusted but the committed stop. It plays out, and the e-stop latches."""
-        plan, self._plan = self._plan, None
-        finding = Finding("internal", repr(error)[:200])
-        moving = self.mode in ENABLED
-        self._latch(finding)
-        if moving:
-            source, sequence = (plan.source, plan.sequence) if plan is not None else (POLICY, 0)
-            self._decide(Decision(Verdict.STOPPED, source, sequence, finding, stamp_ns=now.clock_ns))
+        self._guard.report(cause, finding, now)
 
     # ---------------------------------------------------------------- people
 
@@ -181,53 +134,137 @@ class SafetyFilter:
                 False, f"not from mode {self.mode.name}; " + ("reset first" if self.mode == Mode.ESTOP else "")
             )
         if self.mode != Mode.DISARMED:
-            self._enter(Event.ARM, None)
+            if self.mode == Mode.HOLD:
+                self._authority.clear()
+            self._guard.enter(Event.ARM, None)
             return Answer(True, "armed already")
-        finding = self.supervisor.blocked(now)
+        self._take_pending(now)
+        finding = self._blocked(now)
         if finding is not None:
             return Answer(False, f"{finding.sentence}; {finding.remedy}")
         measured = self.monitor.newest
         assert measured is not None
         motion = hold_at(
-            measured.position, now.clock_ns + nanoseconds(_SETTLE), self.verifier, self.config.position_slack
+            measured.position,
+            now.clock_ns + nanoseconds(self.config.cycle.settle),
+            self.verifier,
+            self.config.position_slack,
         )
         if isinstance(motion, Finding):
             return Answer(False, f"{motion.sentence}; {motion.remedy}")
-        self._timeline.clear()
-        self._plan = None
-        self._heard.clear()
-        self.supervisor.restart(now)
-        self.escalated = False
-        self._commit(now, motion)
-        self._enter(Event.ARM, None)
+        self._authority.clear()
+        self._supervisor.restart(now)
+        self._guard.escalated = False
+        self._conductor.begin(now, motion)
+        self._way_out.taken_over(motion.knot(0))
+        self._guard.enter(Event.ARM, None)
         return Answer(True, "armed")
 
     def disarm(self, now: Instant, who: str = "operator") -> Answer:
         """Stops, then commands nothing more."""
+        if self._way_out.active:
+            self._guard.stop(now, Finding("disarmed", who))
         if transition(self.mode, Event.DISARM) is None:
             return Answer(False, "the e-stop is latched; reset first")
         if self.mode != Mode.DISARMED:
-            self._halt(now, Event.DISARM, Finding("disarmed", who))
+            self._guard.halt(now, Event.DISARM, Finding("disarmed", who))
         return Answer(True, "disarmed")
 
     def estop(self, now: Instant, who: str = "operator") -> Answer:
         """Stops and latches."""
-        self._halt(now, Event.ESTOP, Finding("estop", who))
+        self._guard.halt(now, Event.ESTOP, Finding("estop", who))
         return Answer(True, "e-stop latched")
 
     def reset(self, now: Instant) -> Answer:
         """Leaves a latched e-stop, if its cause is gone and the robot rests. Never moves: arm afterwards."""
         if transition(self.mode, Event.RESET) is None:
             return Answer(True, f"nothing to reset in mode {self.mode.name}")
-        finding = self.supervisor.blocked(now)
+        finding = self._blocked(now)
         if finding is not None:
             return Answer(False, f"{finding.sentence}; {finding.remedy}")
-        if self._memory is not None and not self._memory.forget():
+        if not self._guard.unlatch():
             return Answer(False, "the latched e-stop cannot be removed from disk; check its folder, then reset again")
-        self._timeline.clear()
-        self._plan = None
-        self._enter(Event.RESET, None)
+        self._conductor.forget()
+        self._guard.enter(Event.RESET, None)
         return Answer(True, "reset; arm to go on")
+
+    def deadman(self, held: bool, now: Instant) -> None:
+        """What the dead-man signal says. An override or a retreat without it stops at once."""
+        self._authority.deadman(held, now)
+        absent = self._authority.absent(now)
+        if absent is not None and self.mode == Mode.OVERRIDE:
+            self._guard.halt(now, Event.OVERRIDE_LOST, absent)
+        elif absent is not None and self._way_out.active:
+            self._guard.stop(now, absent)
+
+    def inherit(self, before: "SafetyFilter") -> None:
+        """This filter takes the place of another, at rest: it knows the path that was travelled."""
+        self._way_out.inherit(before._way_out)
+
+    def advise(self, advice: Advice, now: Instant) -> None:
+        """What a monitor says: slower, or stop (see Advice)."""
+        self._advices.take(advice)
+        self.report(f"monitor {advice.monitor}", advice.finding, now)
+
+    def retreat(self, now: Instant) -> Answer:
+        """Leads the robot slowly back along the path that it travelled, from HOLD, DISARMED or ESTOP, as long as this
+        is called again and again, or the dead-man signal is held. The mode stays: a reset is still needed."""
+        if self.mode in MOVING or self.shadow:
+            return Answer(False, "in shadow nothing is commanded" if self.shadow else "disarm first")
+        self._take_pending(now)
+        try:
+            answer = self._way_out.ask(now)
+            if answer.success and self.mode == Mode.HOLD:
+                self._guard.enter(Event.DISARM, Finding("retreat", "path"))
+            return answer
+        except Exception as error:
+            self._guard.fail(now, error)
+            return Answer(False, f"a retreat cannot be made: {error!r}")
+
+    def _blocked(self, now: Instant) -> Finding | None:
+        """What speaks against arming and against a reset."""
+        return Finding("not_at_rest", "retreat") if self._way_out.active else self._supervisor.blocked(now)
+
+    def reconfigure(self, verifier: Verifier, now: Instant, *, finding: Finding, setup: object = None) -> Answer:
+        """Changes what motions are judged against: tool, payload, zones, speed.
+
+        While armed, the committed motion to its stop must keep the new rules; if it does not, the robot is stopped
+        (mode HOLD, `finding`) and the change is taken if that stop keeps them. Else it is refused, the old rules stay
+        and the robot is held. While disarmed or latched nothing is commanded but a stop: once that is over every change
+        is taken, and where the robot then may not be, arming is refused until it has been led away.
+
+        Args:
+            setup: what `verifier` was made of, for a record; not looked at here.
+        """
+        try:
+            return self._reconfigure(verifier, now, finding)
+        except Exception as error:
+            self._guard.fail(now, error)
+            return Answer(False, f"refused, the old rules stay: {error!r}")
+
+    def _reconfigure(self, verifier: Verifier, now: Instant, finding: Finding) -> Answer:
+        conductor, measured = self._conductor, self.monitor.newest
+        against = conductor.against(verifier, now, measured, commanded=self.mode in ENABLED)
+        if against is not None and self.mode in ENABLED:
+            self._guard.halt(now, Event.TROUBLE, finding)
+            against = conductor.against(verifier, now, measured, commanded=self.mode in ENABLED)
+        self._pending = None
+        if against is not None and conductor.moving(now) and is_speed(against) and conductor.rests_within(verifier):
+            # Stopping is how it gets slow enough: until then nothing else may begin.
+            self._pending = verifier, against
+            return Answer(True, "taken; it holds from the end of the stop that has begun on")
+        if against is not None and (self.mode in ENABLED or conductor.moving(now)):
+            return Answer(False, f"refused, the old rules stay and the robot is held: {against.sentence}")
+        conductor.verifier = self._supervisor.verifier = verifier
+        if against is not None:
+            return Answer(True, f"taken; the robot may not be where it is: {against.sentence}; lead it away, then arm")
+        return Answer(True, "taken")
+
+    def _take_pending(self, now: Instant) -> None:
+        """Rules that waited for rest."""
+        if self._pending is not None and not self._conductor.moving(now):
+            self._conductor.verifier = self._supervisor.verifier = self._pending[0]
+            self._pending = None
 
     # ---------------------------------------------------------------- proposals
 
@@ -242,38 +279,24 @@ class SafetyFilter:
         if isinstance(chunk, Finding):
             return refuse(chunk)
         if self.shadow:
-            self._follow_measured(now)
-        committed = self._timeline.current
-        assert committed is not None
-        limits = self.verifier.limits
-        earliest = now.clock_ns + self._lead
-        spliced = splice(
-            committed, complete(chunk), now.clock_ns, earliest, limits, self.config.proposals, self.speed_cap
-        )
-        if isinstance(spliced, Finding):
-            return refuse(spliced)
-        motion, trimmed = longest_prefix(spliced, self.verifier, self._fraction)
-        if motion is None:
-            assert trimmed is not None
-            return refuse(trimmed)
-        previous, mode = self._plan, self.mode
-        self._plan = Plan(motion, proposal.source, proposal.sequence, spliced.scale, spliced.splice_ns, trimmed)
-        blocked = self._extend(now)
-        if blocked is not None:
-            self._plan = previous
-            self.mode = mode
-            return refuse(blocked)
-        self._heard[proposal.source] = now.watch_ns
-        self._refused = None
-        self._enter(Event.OVERRIDE if proposal.source == OVERRIDE else Event.POLICY, None)
-        accepted = spliced.count - (len(spliced.motion) - len(motion))
-        verdict = Verdict.ACCEPTED
+            measured = self.monitor.newest
+            assert measured is not None
+            self._conductor.follow(now, measured.position, measured.velocity)
+        taken = self._conductor.lead_onto(chunk, now, self.config.proposals, self._advices.cap)
+        if isinstance(taken, Finding):
+            return refuse(taken)
+        plan, spliced = taken
+        self._authority.take(proposal.source, now)
+        self._supervisor.expect_stop(None)  # a stop that led to HOLD is followed by motion; tracking is watched on
+        self._guard.refused.pop(proposal.source, None)
+        self._guard.enter(Event.OVERRIDE if proposal.source == OVERRIDE else Event.POLICY, None)
+        verdict, accepted = Verdict.ACCEPTED, spliced.count - (len(spliced.motion) - len(plan.motion))
         if spliced.scale < 1.0:
             verdict, accepted = Verdict.SLOWED, 0
-        if trimmed is not None:
+        if plan.ends_short is not None:
             verdict = Verdict.TRIMMED
         return replace(
-            self._decision(verdict, proposal, now, trimmed or spliced.finding),
+            self._decision(verdict, proposal, now, plan.ends_short or spliced.finding),
             points_accepted=max(0, accepted),
             speed_scale=spliced.scale,
         )
@@ -282,161 +305,51 @@ class SafetyFilter:
         """Whether this source may move the robot now."""
         if self.mode not in ENABLED:
             return Finding("mode", self.mode.name)
-        if self.mode == Mode.OVERRIDE and proposal.source != OVERRIDE:
-            return Finding("authority", OVERRIDE)
-        if proposal.source not in (POLICY, OVERRIDE):
-            return Finding("authority", proposal.source[:80])
-        return self.monitor.check(now)
-
-    # ---------------------------------------------------------------- the cycle
-
-    def _extend(self, now: Instant) -> Finding | None:
-        """Commits the next segment of the plan with its stop, if that verifies. What is against it, else None."""
-        plan = self._plan
-        assert plan is not None
-        splice_ns = now.clock_ns + self._lead
-        if plan.followed < plan.motion.end and splice_ns > plan.followed:
-            late = Finding("late_cycle", "filter", seconds(splice_ns - plan.followed), 0.0)
-            self._plan = None
-            self._trouble(plan, now, plan.blocked or late)
-            return late
-        message, followed, plan.blocked = next_message(
-            plan.motion, plan.followed, now.clock_ns, splice_ns, self._segment, self.verifier, self._fraction
-        )
-        if message is not None:
-            self._commit(now, message)
-            plan.followed = followed
-        elif now.clock_ns >= plan.motion.end:
-            self._finish(plan, now)
-        return plan.blocked
-
-    def _finish(self, plan: Plan, now: Instant) -> None:
-        """The plan was played to its end."""
-        self._plan = None
-        if plan.ends_short is None and plan.motion.knot(len(plan.motion) - 1).at_rest:
-            return
-        silence = seconds(now.watch_ns - self._heard.get(plan.source, now.watch_ns))
-        finding = plan.ends_short or self._refused or Finding("chunk_timeout", plan.source, silence)
-        self._trouble(plan, now, finding)
-
-    def _trouble(self, plan: Plan, now: Instant, finding: Finding) -> None:
-        self._enter(Event.TROUBLE, finding)
-        self._decide(Decision(Verdict.STOPPED, plan.source, plan.sequence, finding, stamp_ns=now.clock_ns))
-
-    # ---------------------------------------------------------------- supervision
-
-    def _supervise(self, now: Instant) -> None:
-        jump, jumped = self.supervisor.check_clock(now)
-        if jumped is not None:
-            # The controller's clock jumped as well: what is committed goes on from where it was, on the new clock.
-            self._timeline.shift(jump)
-            self.monitor.forget()
-            self._halt(now, Event.ESTOP, jumped)
-            return
-        failed = None if self.shadow else self.supervisor.check_stop(now, self._timeline)
-        if failed is not None:
-            self.escalated = True
-            self._latch(failed)
-        if self.mode not in ENABLED:
-            return
-        stale = self.monitor.check(now)
-        if stale is not None:
-            if self._plan is not None or self.mode != Mode.HOLD:
-                self._halt(now, Event.TROUBLE, stale)
-            return
-        finding = None if self.shadow else self.supervisor.check_measured(self._timeline)
-        if finding is not None:
-            self._halt(now, Event.ESTOP, finding)
-            return
-        if self.mode == Mode.OVERRIDE:
-            silence = seconds(now.watch_ns - self._heard.get(OVERRIDE, 0))
-            limit = self.config.watchdogs.override_timeout
-            if not silence <= limit:
-                self._halt(now, Event.OVERRIDE_LOST, Finding("override_lost", OVERRIDE, silence, limit))
-
-    def _halt(self, now: Instant, event: Event, finding: Finding) -> None:
-        """Commits the stop that can begin soonest; if it does not verify, the one that is committed plays out."""
-        target = transition(self.mode, event)
-        if target is None:
-            return
-        plan, self._plan = self._plan, None
-        was = self.mode
-        if target == Mode.ESTOP:
-            self._latch(finding)
-        else:
-            self._enter(event, finding)
-        if was in ENABLED:
-            committed = self._timeline.current
-            assert committed is not None
-            if now.clock_ns < committed.end:
-                at = now.clock_ns + self._lead
-                motion = soonest_stop(committed, now.clock_ns, at, self.verifier, self._fraction)
-                self._commit(now, motion)
-                self.supervisor.expect_stop(motion.end)
-            else:
-                self._hold_still(now, committed)
-            source = plan.source if plan is not None else POLICY
-            sequence = plan.sequence if plan is not None else 0
-            self._decide(Decision(Verdict.STOPPED, source, sequence, finding, stamp_ns=now.clock_ns))
-
-    def _hold_still(self, now: Instant, committed: Motion) -> None:
-        """Replaces what a stranger may play, where the arm really is: after a freeze it need not be where the last
-        message ended. A filter that does not see sends nothing; the controller holds what it has."""
-        measured = self.monitor.newest
-        if measured is None or self.monitor.check(now) is not None:
-            return
-        still = rest(committed.positions[-1])
-        if self.monitor.tracking(still)[1] is not None:
-            still = rest(np.where(self._angles, measured.position, still.position))  # a gripper keeps its grip
-        self._commit(now, Motion.at(now.clock_ns + self._lead, still))
-
-    def _follow_measured(self, now: Instant) -> None:
-        """In shadow: the robot is commanded where it was measured, and its plan is forgotten."""
-        measured = self.monitor.newest
-        assert measured is not None
-        state = State(measured.position, measured.velocity, np.zeros_like(measured.position))
-        self._timeline.clear()
-        self._plan = None
-        self._timeline.commit(now.clock_ns, Motion.at(now.clock_ns + self._lead, state))
-
-    # ---------------------------------------------------------------- bookkeeping
-
-    def _commit(self, now: Instant, motion: Motion) -> None:
-        self._timeline.commit(now.clock_ns, motion)
-        if not self.shadow:
-            self._output.motions.append(motion)
-
-    def _latch(self, finding: Finding) -> None:
-        """Enters the e-stop; the first cause is the one that is kept."""
-        if self.mode == Mode.ESTOP:
-            return
-        self._enter(Event.ESTOP, finding)
-        if self._memory is not None:
-            self._memory.keep(finding)
-
-    def _enter(self, event: Event, finding: Finding | None) -> None:
-        target = transition(self.mode, event)
-        if target is not None:
-            self.mode, self.finding = target, finding
+        if self._pending is not None:
+            return self._pending[1]
+        return self._authority.against(proposal.source, now) or self.monitor.check(now)
 
     def _decision(self, verdict: Verdict, proposal: Proposal, now: Instant, finding: Finding | None) -> Decision:
         count = max(proposal.points, len(proposal.times_ns))
         return Decision(verdict, proposal.source, proposal.sequence, finding, count, stamp_ns=now.clock_ns)
 
-    def _decide(self, decision: Decision) -> None:
-        self._counts[decision.verdict] += 1
-        self._output.decisions.append(decision)
-
     # ---------------------------------------------------------------- views
+
+    @property
+    def mode(self) -> Mode:
+        """What the filter does."""
+        return self._guard.mode
+
+    @property
+    def finding(self) -> Finding | None:
+        """Why it is in this mode."""
+        return self._guard.finding
+
+    @property
+    def escalated(self) -> bool:
+        """A stop did not arrive; what is behind the controller must stop the robot."""
+        return self._guard.escalated
+
+    @property
+    def monitor(self) -> StateMonitor:
+        """Of joint states."""
+        return self._guard.monitor
 
     @property
     def committed(self) -> Motion | None:
         """What the controller plays."""
-        return self._timeline.current
+        return self._conductor.committed
+
+    @property
+    def plan(self) -> Plan | None:
+        """What is being followed; None: what is committed goes to its stop."""
+        return self._conductor.plan
+
+    @property
+    def verifier(self) -> Verifier:
+        """What motions are judged against."""
+        return self._conductor.verifier
 
     def status(self) -> Status:
         """A picture for people; computes forward kinematics once."""
-        margin, zone, own, error = self.supervisor.picture(self._timeline, self._angles)
-        error = error if self.mode in ENABLED else float("nan")
-        scale = self._plan.scale if self._plan is not None else 1.0
-        return Status(self.mode, self.finding, scale, margin, zone, own, error, tuple(self._counts))
+        return self._guard.status()

@@ -20,7 +20,7 @@ from vla_safety.core.urdf import Description, Joint, Shape
 
 
 @dataclass(frozen=True)
-class _Frame:
+class Frame:
     """A link that moves on its own: parent frame, placement at zero, joint, column of q and its gear."""
 
     parent: int
@@ -64,7 +64,7 @@ class RobotModel:
         self.joints = tuple(joints)
         self.root = description.root
         self.links = description.links
-        self._frames: list[_Frame] = []
+        self._frames: list[Frame] = []
         # link -> (moving frame, rotation and translation in it); frame 0 is the base.
         self.link_frames: dict[str, tuple[int, Array, Array]] = {description.root: (0, np.eye(3), np.zeros(3))}
         known = {joint.name for joint in description.joints}
@@ -73,6 +73,9 @@ class RobotModel:
                 raise ConfigError(f"the URDF does not have the robot file's {unknown('joint', name, known)}")
         for joint in description.joints:
             self._add(joint)
+        self._columns = np.array([frame.column for frame in self._frames], dtype=np.int64)
+        self._multipliers = np.array([frame.multiplier for frame in self._frames])
+        self._offsets = np.array([frame.offset for frame in self._frames])
         self._collect(description.shapes)
         self._by_frame = self._frame_reach(description)
         self.reach = self._by_joint(self._by_frame)
@@ -89,7 +92,7 @@ class RobotModel:
         x, y, z = joint.axis
         cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
         self._frames.append(
-            _Frame(
+            Frame(
                 frame,
                 *placed,
                 joint.kind == "prismatic",
@@ -126,20 +129,25 @@ class RobotModel:
         ]
 
     def _frame_reach(self, description: Description) -> Array:
-        """(B, F) m for revolute joints, 1 for prismatic ones: how fast each moving frame can move each body."""
+        """(B, F): how fast each moving frame can move each body."""
         travels = {self.joints.index(j.name): j.travel for j in description.joints if j.name in self.joints}
-        reach = np.zeros((len(self.body_links), len(self._frames)))
-        for b in range(len(self.body_links)):
-            distance = float(np.linalg.norm(self.local_points(b), axis=1).max()) + float(self.body_radii[b])
-            frame = int(self.body_frames[b])
-            while frame > 0:
-                f = self._frames[frame - 1]
-                gear = abs(f.multiplier)
-                if f.prismatic:
-                    distance += travels[f.column] * gear + abs(f.offset)
-                reach[b, frame - 1] = gear * (1.0 if f.prismatic else distance)
-                distance += float(np.linalg.norm(f.translation))
-                frame = f.parent
+        self._travels = np.array([travels[column] for column in range(len(self.joints))])
+        distances = [float(np.linalg.norm(self.local_points(b), axis=1).max()) for b in range(len(self.body_links))]
+        ends = zip(self.body_frames.tolist(), distances, self.body_radii.tolist(), strict=True)
+        return np.array([self._chain_reach(frame, distance + radius) for frame, distance, radius in ends])
+
+    def _chain_reach(self, frame: int, distance: float) -> Array:
+        """(F,) m for revolute joints, 1 for prismatic ones: how fast each moving frame can move what is fixed to moving
+        frame `frame` and nowhere further than `distance` [m] from its origin."""
+        reach = np.zeros(len(self._frames))
+        while frame > 0:
+            f = self._frames[frame - 1]
+            gear = abs(f.multiplier)
+            if f.prismatic:
+                distance += self._travels[f.column] * gear + abs(f.offset)
+            reach[frame - 1] = gear * (1.0 if f.prismatic else distance)
+            distance += float(np.linalg.norm(f.translation))
+            frame = f.parent
         return reach
 
     def _by_joint(self, by_frame: Array) -> Array:
@@ -149,10 +157,31 @@ class RobotModel:
             result[..., frame.column] += by_frame[..., index]
         return result
 
+    @property
+    def frames(self) -> tuple[Frame, ...]:
+        """The moving frames 1, 2, ..., parents before children; frame 0 is the base."""
+        return tuple(self._frames)
+
+    @property
+    def frame_reach(self) -> Array:
+        """(B, F) m for revolute joints, 1 for prismatic ones, times the gear: how fast each moving frame can move each
+        body with the speed of the joint that drives it."""
+        return self._by_frame
+
     def relative_reach(self, a: int, b: int) -> Array:
         """(n,): how fast bodies `a` and `b` can move relative to each other; joints that move both are left out."""
-        only_one = (self._by_frame[a] > 0) != (self._by_frame[b] > 0)
-        return self._by_joint(np.where(only_one, self._by_frame[a] + self._by_frame[b], 0.0))
+        return self._relative(self._by_frame[a], self._by_frame[b])
+
+    def approach(self, body: int, link: str, distance: float) -> Array:
+        """(n,): how fast a body and a volume can move relative to each other, that is fixed to `link` and nowhere
+        further than `distance` [m] from its origin."""
+        frame, _, translation = self.link_frames[link]
+        volume = self._chain_reach(frame, distance + float(np.linalg.norm(translation)))
+        return self._relative(self._by_frame[body], volume)
+
+    def _relative(self, a: Array, b: Array) -> Array:
+        only_one = (a > 0) != (b > 0)
+        return self._by_joint(np.where(only_one, a + b, 0.0))
 
     def local_points(self, body: int) -> Array:
         """(m, 3) of one body, in its moving frame."""
@@ -164,20 +193,17 @@ class RobotModel:
         rotations = np.empty((len(self._frames) + 1, count, 3, 3))
         translations = np.empty((len(self._frames) + 1, count, 3))
         rotations[0], translations[0] = np.eye(3), 0.0
+        values = q[:, self._columns] * self._multipliers + self._offsets
+        sines, cosines = np.sin(values)[:, :, None], np.cos(values)[:, :, None]
         for index, f in enumerate(self._frames, start=1):
-            value = q[:, f.column] * f.multiplier + f.offset
             parent = rotations[f.parent]
+            placed = _times(parent, f.rotation)
+            np.add(translations[f.parent], _applied(parent, f.translation), out=translations[index])
             if f.prismatic:
-                rotations[index] = _times(parent, f.rotation)
-                slide = value[:, None] * (rotations[index] @ f.axis)
-                translations[index] = translations[f.parent] + parent @ f.translation + slide
+                rotations[index] = placed
+                translations[index] += values[:, index - 1, None] * _applied(placed, f.axis)
             else:
-                # Rodrigues: I + sin K + (1 - cos) K^2
-                turn = (
-                    np.eye(3) + np.sin(value)[:, None, None] * f.cross + (1 - np.cos(value))[:, None, None] * f.cross2
-                )
-                rotations[index] = parent @ (f.rotation @ turn)
-                translations[index] = translations[f.parent] + parent @ f.translation
+                _turn(placed, sines[:, index - 1], cosines[:, index - 1], f, rotations[index])
         points = np.empty((count, len(self._local), 3))
         for frame, part in self._groups:
             points[:, part] = _transformed(self._local[part], rotations[frame]) + translations[frame][:, None]
@@ -201,21 +227,25 @@ def _times(rotations: Array, constant: Array) -> Array:
     return (rotations.reshape(-1, 3) @ constant).reshape(-1, 3, 3)
 
 
+def _applied(rotations: Array, vector: Array) -> Array:
+    """(N, 3, 3) @ (3,), as one product."""
+    return (rotations.reshape(-1, 3) @ vector).reshape(-1, 3)
+
+
 def _transformed(points: Array, rotations: Array) -> Array:
     """Points (m, 3) turned by (N, 3, 3) -> (N, m, 3), as one product."""
     turned = rotations.reshape(-1, 3) @ points.T
     return turned.reshape(len(rotations), 3, len(points)).transpose(0, 2, 1)
 
 
-def _turned(rotations: Array, angles: Array, frame: _Frame) -> Array:
-    """(N, 3, 3) times the rotations by `angles` (N,) about the frame's axis."""
-    sin, cos = np.sin(angles)[:, None], np.cos(angles)[:, None]
+def _turn(rotations: Array, sin: Array, cos: Array, frame: Frame, out: Array) -> None:
+    """Writes (N, 3, 3) times the rotations by an angle about the frame's axis; `sin`, `cos` (N, 1) of the angle."""
     if frame.axis[2] == 1.0:  # the usual case: two columns change
-        result = np.empty_like(rotations)
-        result[:, :, 0] = cos * rotations[:, :, 0] + sin * rotations[:, :, 1]
-        result[:, :, 1] = cos * rotations[:, :, 1] - sin * rotations[:, :, 0]
-        result[:, :, 2] = rotations[:, :, 2]
-        return result
+        x, y = rotations[:, :, 0], rotations[:, :, 1]
+        out[:, :, 0] = cos * x + sin * y
+        out[:, :, 1] = cos * y - sin * x
+        out[:, :, 2] = rotations[:, :, 2]
+        return
     # Rodrigues: I + sin K + (1 - cos) K^2
     turn = np.eye(3) + sin[..., None] * frame.cross + (1 - cos)[..., None] * frame.cross2
-    return np.asarray(rotations @ turn)
+    np.matmul(rotations, turn, out=out)

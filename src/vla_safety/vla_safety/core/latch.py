@@ -1,10 +1,11 @@
-"""The e-stop survives a restart: a file that is there while it is latched."""
+"""What survives a restart: the e-stop, as a file that is there while it is latched; and what is mounted."""
 
 import json
 import os
 from pathlib import Path
 from typing import Protocol
 
+from vla_contract.errors import ConfigError
 from vla_safety.core.findings import Finding
 from vla_safety.core.reasons import REASONS
 
@@ -35,14 +36,7 @@ class LatchFile:
 
     def keep(self, finding: Finding) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            draft = self.path.with_name(self.path.name + ".new")
-            with draft.open("w") as file:
-                json.dump({"reason": finding.reason, "subject": finding.subject}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(self.path)
-            self._sync_folder()
+            _write_through(self.path, {"reason": finding.reason, "subject": finding.subject})
             self.error = ""
         except OSError as error:
             self.error = str(error)
@@ -50,7 +44,7 @@ class LatchFile:
     def forget(self) -> bool:
         try:
             self.path.unlink(missing_ok=True)
-            self._sync_folder()
+            _sync(self.path.parent)
         except OSError as error:
             self.error = str(error)
             return False
@@ -68,11 +62,56 @@ class LatchFile:
             reason = "estop"
         return Finding(reason, subject)
 
-    def _sync_folder(self) -> None:
-        if not self.path.parent.exists():
-            return
-        folder = os.open(self.path.parent, os.O_RDONLY)
+
+class CarriedFile:
+    """Names of the tool that is mounted and the payload that is carried, for the next start."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def keep(self, tool: str, payload: str) -> str:
+        """Why they could not be written; empty: they were."""
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            _write_through(self.path, {"tool": tool, "payload": payload})
+        except OSError as error:
+            return str(error)
+        return ""
+
+    def recall(self) -> tuple[str, str] | None:
+        """Tool and payload; None: nobody has said yet.
+
+        Raises:
+            ConfigError: when the file is there, but cannot be understood.
+        """
+        try:
+            content = json.loads(self.path.read_text())
+            return str(content["tool"]), str(content["payload"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"'{self.path}' should name what is mounted, but cannot be read ({error!r}); delete it, write what is "
+                "mounted into `tool` and `payload` of the safety file, and start again"
+            ) from error
+
+
+def _write_through(path: Path, content: dict[str, str]) -> None:
+    """All of it or nothing, and on the disk when it returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".new")
+    with draft.open("w") as file:
+        json.dump(content, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    if not path.exists():
+        return
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

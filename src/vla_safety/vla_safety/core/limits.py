@@ -60,15 +60,17 @@ def hermite(durations: Array, start: tuple[Array, Array, Array], end: tuple[Arra
 
 def extent(coefficients: Array, durations: Array) -> Extent:
     """Rigorous bounds of quintics. `coefficients` (K, 6, n) of u in [0, 1]; `durations` (K,) s."""
-    t = durations[:, None]
-    points = _control_matrix(5) @ coefficients
+    count, _, joints = coefficients.shape
+    # One product for all segments and joints at once; reductions then run along the first axis.
+    derived = np.ascontiguousarray(coefficients.transpose(1, 0, 2)).reshape(6, -1)
+    points = _control_matrix(5) @ derived
+    t = np.repeat(durations, joints)
     powers = np.arange(6.0)[:, None]
-    bounds: list[Array] = []
-    derived = coefficients
+    bounds: list[Array] = [points.min(axis=0), points.max(axis=0)]
     for order in (1, 2, 3):
-        derived = derived[:, 1:] * powers[1 : 7 - order]
-        bounds.append(np.abs(_control_matrix(5 - order) @ derived).max(axis=1) / t**order)
-    return Extent(points.min(axis=1), points.max(axis=1), *bounds)
+        derived = derived[1:] * powers[1 : 7 - order]
+        bounds.append(np.abs(_control_matrix(5 - order) @ derived).max(axis=0) / t**order)
+    return Extent(*(bound.reshape(count, joints) for bound in bounds))
 
 
 def extent_of(motion: Motion) -> Extent:

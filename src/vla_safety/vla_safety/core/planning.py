@@ -1,11 +1,14 @@
 """Verified pieces of motion: the longest prefix of a plan, its next segment, the soonest stop. Pure functions."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from vla_safety.core.config import Cycle
 from vla_safety.core.findings import Finding
-from vla_safety.core.motion import Array, Motion, rest
+from vla_safety.core.motion import Array, Motion, nanoseconds, rest
 from vla_safety.core.splicing import GAP_NS, Splice
-from vla_safety.core.stopping import stop
+from vla_safety.core.stopping import stop, stop_along
 from vla_safety.core.verification import Verifier
 
 _TRIM_ATTEMPTS = 12
@@ -13,8 +16,17 @@ _SEGMENT_SHARES = (1.0, 0.5, 0.25)  # of the segment, tried until one verifies w
 
 
 def with_stop(motion: Motion, verifier: Verifier, fraction: float) -> Motion:
-    """The motion, then the stop from its last knot."""
+    """The motion, then the stop from its last knot, joint by joint."""
     return motion.then(stop(motion.knot(len(motion) - 1), motion.end, verifier.limits, fraction, verifier.groups))
+
+
+def _with_stops(motion: Motion, plan: Motion, verifier: Verifier, cycle: Cycle) -> Iterator[Motion]:
+    """The motion with each stop that it may end in, the one along the rest of its plan first."""
+    if cycle.stop == "path":
+        tail = stop_along(plan, motion.end, verifier.limits, cycle.stop_fraction)
+        if tail is not None:
+            yield motion.then(tail)
+    yield with_stop(motion, verifier, cycle.stop_fraction)
 
 
 def longest_prefix(spliced: Splice, verifier: Verifier, fraction: float) -> tuple[Motion | None, Finding | None]:
@@ -39,7 +51,7 @@ def longest_prefix(spliced: Splice, verifier: Verifier, fraction: float) -> tupl
 
 
 def next_message(
-    plan: Motion, followed_ns: int, now_ns: int, splice_ns: int, segment_ns: int, verifier: Verifier, fraction: float
+    plan: Motion, followed_ns: int, now_ns: int, splice_ns: int, verifier: Verifier, cycle: Cycle
 ) -> tuple[Motion | None, int, Finding | None]:
     """A message that follows the plan further than `followed_ns`, and stops.
 
@@ -49,14 +61,15 @@ def next_message(
     """
     blocked = None
     for share in _SEGMENT_SHARES:
-        end = _segment_end(plan, splice_ns + round(segment_ns * share))
+        end = _segment_end(plan, splice_ns + nanoseconds(cycle.segment * share))
         if end <= followed_ns:
             break
-        message = with_stop(plan.since(now_ns).until(end), verifier, fraction)
-        report = verifier.verify(message)
-        if report.finding is None:
-            return message, end, None
-        blocked = blocked or report.finding
+        finding = None
+        for message in _with_stops(plan.since(now_ns).until(end), plan, verifier, cycle):
+            finding = verifier.verify(message).finding
+            if finding is None:
+                return message, end, None
+        blocked = blocked or finding
     return None, followed_ns, blocked
 
 

@@ -86,7 +86,7 @@ REASONS: dict[str, Reason] = {
     "authority": Reason(
         "a source of higher priority has the robot",
         "'{subject}' has the robot",
-        "end the override, then arm again",
+        "wait until the planner's motion is over, or arm in HOLD; after an override arm again",
     ),
     # --- envelope
     "joint_position": Reason(
@@ -130,6 +130,30 @@ REASONS: dict[str, Reason] = {
         "speed scale {value}",
         "raise the speed scale",
     ),
+    # --- speed of links
+    "link_speed": Reason(
+        "a link would move faster than reduced speed allows",
+        "{subject} would move at {value} m/s, limit {limit} m/s",
+        "plan slower, or switch reduced speed off when nobody is near",
+        "m/s",
+    ),
+    "slow_zone": Reason(
+        "a link would move too fast for a slow zone",
+        "{subject} would move at {value} m/s in slow zone '{name}', limit {limit} m/s",
+        "plan slower there; if the zone is wrong, correct the safety file and reload it",
+        "m/s",
+    ),
+    "shared_zone": Reason(
+        "a link would move so fast in a zone shared with people that a contact could exceed the energy limit",
+        "{subject} would move at {value} m/s in shared zone '{name}', limit {limit} m/s",
+        "plan slower there, or carry less; if the limit is wrong, correct contact_energy with its source",
+        "m/s",
+    ),
+    "reduced": Reason(
+        "reduced speed was switched on while the robot was faster",
+        "reduced speed was switched {subject}",
+        "nothing to do; the robot goes on at reduced speed",
+    ),
     # --- fence
     "zone": Reason(
         "a link would leave a keep-in zone or enter a keep-out zone",
@@ -172,6 +196,12 @@ REASONS: dict[str, Reason] = {
         "a joint state lacks a joint or holds NaN",
         "joint state of '{subject}' is missing or {value}",
         "check the joint state broadcaster",
+    ),
+    "state_jump": Reason(
+        "a joint state is further from the one before than the joint can have moved",
+        "{subject} is measured {value} from where it was just before, it can have moved {limit}",
+        "check the joint's encoder and the joint state broadcaster",
+        "rad",
     ),
     "chunk_timeout": Reason(
         "no new chunk came in time, the plan was played to its stop",
@@ -230,6 +260,33 @@ REASONS: dict[str, Reason] = {
         "check the force sensor's driver, then reset",
         "s",
     ),
+    "external_torque": Reason(
+        "the torque that something exerts on a joint, estimated from its effort, exceeds its limit",
+        "something pushes {subject} with {value} Nm, limit {limit} Nm",
+        "free what is touched; if nothing is, name what is mounted and carried (vla tool), then reset",
+        "Nm",
+    ),
+    "stale_effort": Reason(
+        "joint states without usable efforts",
+        "newest joint state with efforts is {value} s old, allowed are {limit} s",
+        "let the joint state broadcaster publish efforts, or take external_torque out of the safety file; then reset",
+        "s",
+    ),
+    "obstacles": Reason(
+        "the robot was stopped, because the obstacles of the planning scene changed",
+        "obstacles are now: {subject}",
+        "nothing to do, the next motion that keeps clear of them is taken",
+    ),
+    "planning_scene": Reason(
+        "MoveIt's planning scene is not known, or cannot be kept",
+        "planning scene: {subject}",
+        "start move_group, or mend the object that is named; then reset",
+    ),
+    "tool": Reason(
+        "another tool or payload was asked for, and the motion at hand does not keep the zones with it",
+        "stopped to take tool and payload '{subject}'",
+        "lead the robot to where it has room, then set the tool again",
+    ),
     "bypass": Reason(
         "another program publishes on the controller's topic",
         "'{subject}' publishes on the controller's topic as well",
@@ -248,6 +305,46 @@ REASONS: dict[str, Reason] = {
         "no override for {value} s, allowed are {limit} s",
         "take the override up again, or arm for the policy",
         "s",
+    ),
+    "deadman_released": Reason(
+        "the dead-man signal was released during an override, or not held at its start",
+        "the dead-man signal '{subject}' is released",
+        "hold it, then arm and take the override up again",
+    ),
+    "deadman_silent": Reason(
+        "the dead-man signal is silent",
+        "no dead-man signal for {value} s, allowed are {limit} s",
+        "check the dead-man switch and its driver, then arm again",
+        "s",
+    ),
+    # --- the way out
+    "retreat": Reason(
+        "the robot is led back along its path",
+        "the robot goes back along its path",
+        "hold the confirmation as long as it shall move",
+    ),
+    "retreat_released": Reason(
+        "the confirmation of a retreat ended",
+        "no confirmation for {value} s, allowed are {limit} s",
+        "confirm again to go on, or reset",
+        "s",
+    ),
+    "retreat_end": Reason(
+        "the remembered path is at its end",
+        "the robot is back at the beginning of the path that was remembered",
+        "reset, then arm; if that is refused, free the robot by hand or in the vendor's mode",
+    ),
+    "no_trail": Reason(
+        "there is no path to go back along",
+        "the robot is {value} from the path that it travelled, allowed are {limit}",
+        "free the robot by hand or in the vendor's mode, then reset",
+        "rad",
+    ),
+    # --- monitors
+    "advice": Reason(
+        "a monitor asked for a speed that is none",
+        "monitor '{subject}' asked for speed scale {value}",
+        "mend the monitor, then reset",
     ),
     # --- arming
     "not_at_rest": Reason(

@@ -14,6 +14,8 @@ from vla_contract.errors import ConfigError, unknown
 from vla_safety.core.kinematics import Placement, RobotModel
 from vla_safety.core.motion import Array
 
+_NEAR = 0.1  # m
+
 
 def allowed_contacts(srdf: str) -> set[frozenset[str]]:
     """Pairs of links that an SRDF switches off.
@@ -66,6 +68,8 @@ class SelfCollision:
         self._ends: Array = np.array([[start, end] for start, end, _ in capsules])
         radii = np.array([radius for _, _, radius in capsules])
         self._radii: Array = radii[self._first] + radii[self._second]
+        halves = radii + np.linalg.norm(self._ends[:, 1] - self._ends[:, 0], axis=1) / 2
+        self._balls: Array = halves[self._first] + halves[self._second]
         reaches = [model.relative_reach(a, b) for a, b in pairs]
         self.reach: Array = np.array(reaches).reshape(len(pairs), len(model.joints))
 
@@ -73,16 +77,24 @@ class SelfCollision:
         return len(self._first)
 
     def clearances(self, placement: Placement) -> tuple[Array, NDArray[np.int64]]:
-        """(N, P) m, negative where two bodies overlap; and the index of each column, (N, P)."""
+        """(N, P) m, negative where two bodies overlap; and the index of each column, (N, P).
+
+        Pairs that are further apart than `_NEAR` in all configurations are judged by balls around them.
+        """
         count = len(placement.points)
         columns = np.broadcast_to(np.arange(len(self)), (count, len(self)))
         if not len(self):
             return np.empty((count, 0)), columns
         rotations = placement.rotations[self._frames].transpose(1, 0, 2, 3)
-        ends = np.einsum("nbij,bkj->nbki", rotations, self._ends)
-        ends += placement.translations[self._frames].transpose(1, 0, 2)[:, :, None]
-        a, b = ends[:, self._first], ends[:, self._second]
-        return _segment_distance(a[:, :, 0], a[:, :, 1], b[:, :, 0], b[:, :, 1]) - self._radii, columns
+        ends = np.einsum("nbij,bkj->knbi", rotations, self._ends)
+        ends += placement.translations[self._frames].transpose(1, 0, 2)
+        middles = (ends[0] + ends[1]) / 2
+        bounds = np.sqrt(_square(middles[:, self._first] - middles[:, self._second])) - self._balls
+        near = np.flatnonzero(~(bounds.min(axis=0) >= _NEAR))  # NaN counts as near
+        if len(near):
+            a, b = ends[:, :, self._first[near]], ends[:, :, self._second[near]]
+            bounds[:, near] = _segment_distance(a[0], a[1], b[0], b[1]) - self._radii[near]
+        return bounds, columns
 
     def describe(self, column: int, _: int) -> tuple[str, str]:
         """Reason and subject of a finding in a column."""
@@ -118,6 +130,10 @@ def _segment_distance(p1: Array, q1: Array, p2: Array, q2: Array) -> Array:
     s = np.where(a > tiny, np.clip((b * t - c) / np.maximum(a, tiny), 0, 1), 0.0)
     gap = r + d1 * s[..., None] - d2 * t[..., None]
     return np.asarray(np.sqrt(_dot(gap, gap)))
+
+
+def _square(x: Array) -> Array:
+    return _dot(x, x)
 
 
 def _dot(x: Array, y: Array) -> Array:

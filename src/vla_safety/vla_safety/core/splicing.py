@@ -2,9 +2,10 @@
 
 The result's knots are the chunk's own, bit by bit, wherever the chunk can be followed: from the splice on when it
 continues the commanded motion, else from the end of a short bridge. A chunk that exceeds a velocity, acceleration or
-jerk limit is followed slower, along the same path.
+jerk limit, or a cap on the speed of links, is followed slower, along the same path.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from vla_safety.core.config import Proposals
 from vla_safety.core.findings import Finding
 from vla_safety.core.limits import Extent, extent, hermite, speed_scale
 from vla_safety.core.motion import NS, Array, Motion, State, nanoseconds, seconds
+from vla_safety.core.speed import RESERVE
 from vla_safety.core.validation import Chunk
 
 GAP_NS = 5_000_000  # knots closer than this amplify rounding into jerk
@@ -22,6 +24,9 @@ _SAME = (1e-7, 1e-5, 1e-3)  # position, velocity, acceleration: closer than this
 _GENTLE = 0.5  # of the limits, that a bridge should keep
 _SLOWER = 0.7
 _ATTEMPTS = 4
+_LINKS = 0.25  # of the slowest scale, that a cap on the speed of links may ask for
+
+Pace = Callable[[Motion], tuple[float, Finding | None]]
 
 
 @dataclass(frozen=True)
@@ -79,8 +84,15 @@ def splice(
     limits: JointLimits,
     settings: Proposals,
     cap: float = 1.0,
+    pace: Pace = lambda _: (1.0, None),
 ) -> Splice | Finding:
-    """Leads from `committed` onto `chunk`, not before `earliest_ns`, at a speed scale of at most `cap`."""
+    """Leads from `committed` onto `chunk`, not before `earliest_ns`, at a speed scale of at most `cap`.
+
+    Args:
+        pace: the slow-down that a path needs for the speed of links, as `Verifier.pace`.
+    """
+    if not (np.isfinite(chunk.velocities).all() and np.isfinite(chunk.accelerations).all()):
+        return Finding("not_finite", "derivatives")  # differences of finite numbers may overflow
     at = splice_time(committed, chunk, earliest_ns)
     if chunk.start > at and _same(committed.state(chunk.start), chunk.knot(0)):
         at = splice_time(committed, chunk, chunk.start)  # it begins ahead, on the committed motion
@@ -94,17 +106,24 @@ def splice(
     if jump is not None:
         return jump
     ahead = chunk.knots(first, len(chunk) - 1)
-    needed, slowed_by = _needed_scale(ahead, at, met, limits)
-    scale = min(needed, cap)
-    if cap < needed:
-        slowed_by = Finding("reduced_speed", "speed_scale", cap, 1.0)
+    own = ahead if met is None else Motion.at(at, met).then(ahead)
+    scale, slowed_by = _needed_scale(own, limits)
+    links, too_fast = pace(own)
+    for limit, finding in ((links, too_fast), (cap, Finding("reduced_speed", "speed_scale", cap, 1.0))):
+        if limit < scale:
+            scale, slowed_by = limit, finding
+    slowest = min(cap, settings.slowest * (1.0 if links >= settings.slowest else _LINKS))
     refused: Finding | None = None
     for _ in range(_ATTEMPTS):
-        if scale < settings.slowest and scale < cap:
+        if scale < slowest:
             return slowed_by or refused or Finding("start_jump", limits.names[0])
         paced = _paced(ahead, at, scale)
         continuous = scale == 1.0 and met is not None and _same(start, met)
         join = _join(start, paced, at, limits, settings, continuous=continuous)
+        if isinstance(join, int) and not continuous:
+            fast = pace(Motion.at(at, start).then(paced.knots(join, join)))
+            if fast[1] is not None and fast[0] < RESERVE * (1 - 1e-9):  # more than the cap itself
+                join = fast[1]
         if isinstance(join, int):
             finding = slowed_by or (None if continuous else _bridge(start, met or chunk.knot(first + join), limits))
             motion = base.then(paced.knots(join, len(paced) - 1))
@@ -133,8 +152,7 @@ def _jump(
     return Finding("start_jump", limits.names[j], float(gap[j]), float(allowed[j]))
 
 
-def _needed_scale(ahead: Motion, at: int, met: State | None, limits: JointLimits) -> tuple[float, Finding | None]:
-    own = ahead if met is None else Motion.at(at, met).then(ahead)
+def _needed_scale(own: Motion, limits: JointLimits) -> tuple[float, Finding | None]:
     if len(own) == 1:
         return 1.0, None
     durations = np.diff(own.times) * 1e-9

@@ -12,6 +12,7 @@ from vla_safety.core.findings import Finding
 from vla_safety.core.motion import NS, Array, Timeline, nanoseconds, seconds
 from vla_safety.core.verification import Verifier
 from vla_safety.core.watchdogs import Instant, StateMonitor
+from vla_safety.core.ways import TOUCHES
 
 
 class Supervisor:
@@ -19,13 +20,14 @@ class Supervisor:
 
     Attributes:
         monitor: of joint states.
+        verifier: what measured positions are judged against.
         causes: what is reported to be wrong now, by reporter; while there is one, nobody arms and nobody resets.
     """
 
     def __init__(self, config: SafetyConfig, verifier: Verifier):
         self._settings = config.watchdogs
-        self._verifier = verifier
-        self.monitor = StateMonitor(verifier.limits.names, config.watchdogs)
+        self.verifier = verifier
+        self.monitor = StateMonitor(verifier.limits.names, config.watchdogs, verifier.limits.max_velocity)
         self.causes: dict[str, Finding] = {}
         self._clock: Instant | None = None
         self._stop_due: int | None = None
@@ -35,14 +37,21 @@ class Supervisor:
         self._clock = now
         self._stop_due = None
 
-    def expect_stop(self, end_ns: int) -> None:
-        """The robot must rest soon after `end_ns`."""
+    def expect_stop(self, end_ns: int | None) -> None:
+        """The robot must rest soon after `end_ns`; None: it need not any more."""
         self._stop_due = end_ns
 
     def blocked(self, now: Instant) -> Finding | None:
         """What speaks against arming or resetting: a cause, stale inputs, motion."""
         for finding in self.causes.values():
             return finding
+        return self.monitor.check(now) or self.monitor.at_rest()
+
+    def in_the_way(self, now: Instant) -> Finding | None:
+        """What speaks against a retreat: as `blocked`, but a touch is what it leads out of."""
+        for finding in self.causes.values():
+            if finding.reason not in TOUCHES:
+                return finding
         return self.monitor.check(now) or self.monitor.at_rest()
 
     def check_clock(self, now: Instant) -> tuple[int, Finding | None]:
@@ -69,12 +78,13 @@ class Supervisor:
         measured = self.monitor.newest
         if measured is None:
             return None
-        commanded = timeline.state(measured.stamp_ns)
-        if commanded is not None:
-            finding = self.monitor.tracking(commanded)[1]
-            if finding is not None:
-                return finding
-        return self._verifier.clearances(measured.position)[1]
+        return self.check_tracking(timeline) or self.verifier.clearances(measured.position)[1]
+
+    def check_tracking(self, timeline: Timeline) -> Finding | None:
+        """Whether the robot is where it was commanded to be."""
+        measured = self.monitor.newest
+        commanded = None if measured is None else timeline.state(measured.stamp_ns)
+        return None if commanded is None else self.monitor.tracking(commanded)[1]
 
     def check_stop(self, now: Instant, timeline: Timeline) -> Finding | None:
         """Whether a stop that was commanded arrives: the robot follows it, and rests when it is over."""
@@ -102,9 +112,9 @@ class Supervisor:
         measured, nan = self.monitor.newest, float("nan")
         if measured is None:
             return nan, nan, nan, nan
-        limits = self._verifier.limits
+        limits = self.verifier.limits
         room: Array = np.minimum(limits.max_position - measured.position, measured.position - limits.min_position)
-        zone, own = (x if np.isfinite(x) else nan for x in self._verifier.clearances(measured.position)[0][:2])
+        zone, own = (x if np.isfinite(x) else nan for x in self.verifier.clearances(measured.position)[0][:2])
         commanded = timeline.state(measured.stamp_ns)
         error = nan if commanded is None else float(self.monitor.tracking(commanded)[0][angles].max())
         return float(room[angles].min()), zone, own, error

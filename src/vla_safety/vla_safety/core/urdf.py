@@ -39,6 +39,15 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class Load:
+    """Mass [kg] of what belongs to a link, and its center (3,) in the link's frame [m]."""
+
+    link: str
+    mass: float
+    center: Array
+
+
+@dataclass(frozen=True)
 class Description:
     """`links` in document order; `joints` so that each parent comes before its children."""
 
@@ -46,6 +55,7 @@ class Description:
     links: tuple[str, ...]
     joints: tuple[Joint, ...]
     shapes: tuple[Shape, ...]
+    loads: tuple[Load, ...] = ()
 
 
 def parse_urdf(text: str) -> Description:
@@ -69,7 +79,8 @@ def parse_urdf(text: str) -> Description:
     if len(roots) != 1 or len(set(children)) != len(children):
         raise ConfigError(f"the URDF is no tree: roots {roots}, joints {len(joints)}; give each link one parent")
     shapes = [shape for link in robot.findall("link") for shape in _shapes(link)]
-    return Description(roots[0], links, tuple(_sorted(roots[0], joints)), tuple(shapes))
+    loads = [load for link in robot.findall("link") for load in _loads(link)]
+    return Description(roots[0], links, tuple(_sorted(roots[0], joints)), tuple(shapes), tuple(loads))
 
 
 def _sorted(root: str, joints: list[Joint]) -> list[Joint]:
@@ -139,6 +150,14 @@ def _shapes(link: ElementTree.Element) -> list[Shape]:
             points, radius = signs * size / 2, 0.0
         found.append(Shape(name, points @ rotation.T + translation, radius))
     return [s for s in found if not any(_inside(s, other) for other in found if other is not s)]
+
+
+def _loads(link: ElementTree.Element) -> list[Load]:
+    inertial = link.find("inertial")
+    mass = None if inertial is None else inertial.find("mass")
+    if inertial is None or mass is None:
+        return []
+    return [Load(_attribute(link, "name", "link"), _number(mass, "value"), _origin(inertial)[1])]
 
 
 def _inside(shape: Shape, other: Shape) -> bool:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from vla_safety.core.findings import Finding
 from vla_safety.core.motion import NS, Array
 
-POLICY, OVERRIDE = "policy", "override"
+POLICY, PLANNER, OVERRIDE = "policy", "planner", "override"
+RETREAT = "retreat"  # not a source of proposals: the filter's own way back
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Proposal:
     """A trajectory as it came, nothing checked yet.
 
     Attributes:
-        source: POLICY or OVERRIDE.
+        source: POLICY, PLANNER or OVERRIDE.
         stamp_ns: of its header; times count from it.
         times_ns: (K,) time_from_start.
         positions, velocities, accelerations: (K, n) sequences, possibly ragged, possibly empty.
@@ -126,7 +127,7 @@ def _check_frame(proposal: Proposal, form: Form) -> Finding | None:
 
 
 def _check_stamp(proposal: Proposal, form: Form) -> Finding | None:
-    if proposal.stamp_ns == 0 and proposal.source == OVERRIDE:
+    if proposal.stamp_ns == 0 and proposal.source in (PLANNER, OVERRIDE):
         return None  # as for the controller: zero means now
     age = _clamped(proposal.received_ns - proposal.stamp_ns)
     if age > form.max_stamp_age:

@@ -1,13 +1,14 @@
-"""Judges a whole motion: envelope and fence, continuously in time.
+"""Judges a whole motion: envelope, fence and speed of links, continuously in time.
 
 Proof obligation (I3, I14). Between two samples a point of body b moves along an arc no longer than the integral of
 sum_i reach[b, i] |dq_i/dt|; at any instant it is within half of that of one of the two samples. So a body whose
 clearance at both samples exceeds half the arc (plus the margin) is clear at every instant between: a thin wall cannot
 be tunnelled through. Intervals where this does not suffice are divided; those that are still in doubt after the last
-division count as violations (fail closed).
+division count as violations (fail closed). How fast links move in between is argued in `speed.py`.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -16,13 +17,13 @@ from numpy.typing import NDArray
 
 from vla_contract.limits import JointLimits
 from vla_safety.core.findings import Finding
+from vla_safety.core.intervals import Intervals, Sampled, first_intervals, grouped, sampled
 from vla_safety.core.kinematics import Placement, RobotModel
 from vla_safety.core.limits import Extent, check_envelope, extent_of
 from vla_safety.core.motion import Array, Motion
+from vla_safety.core.speed import SpeedCaps, pace, too_fast
 from vla_safety.core.stopping import Groups
 
-_STEP = 0.025  # s between the first samples
-_PARTS = 4
 _LEVELS = 3
 
 
@@ -44,15 +45,6 @@ class Report:
     def safe(self) -> bool:
         """Verified from start to end."""
         return self.finding is None
-
-
-@dataclass(frozen=True)
-class _Intervals:
-    """Pieces of the curve: `start`, `end` s; `segment` between knots that each lies in. All (M,)."""
-
-    start: Array
-    end: Array
-    segment: np.ndarray
 
 
 class DistanceCheck(Protocol):
@@ -81,6 +73,10 @@ class Verifier:
     Args:
         checks: of distances; the first is the one whose smallest value is reported as clearance.
         groups: columns of the joints that stop together; None: all do.
+        caps: of the speed of links; None: there are none.
+
+    Attributes:
+        margins: (C,) m, that each distance must keep.
     """
 
     def __init__(
@@ -89,14 +85,16 @@ class Verifier:
         model: RobotModel,
         checks: Sequence[DistanceCheck],
         groups: Groups | None = None,
+        caps: SpeedCaps | None = None,
     ):
         self.limits = limits
+        self.caps = caps
         self.groups = groups
         self.model = model
         self.checks = tuple(checks)
         self._reach: Array = np.concatenate([check.reach for check in checks])
         sizes = [len(check.reach) for check in checks]
-        self._margins = np.repeat([check.margin for check in checks], sizes)
+        self.margins: Array = np.repeat([float(check.margin) for check in checks], sizes)
         self._owners = [(check, column) for check, size in zip(checks, sizes, strict=True) for column in range(size)]
         self._bounds = np.cumsum([0, *sizes])
 
@@ -112,10 +110,15 @@ class Verifier:
             return fence
         return Report(finding, inside.end, fence.clearance)
 
+    def pace(self, motion: Motion) -> tuple[float, Finding | None]:
+        """The largest uniform slow-down in (0, 1] with which a path keeps the caps of links, with a reserve; and what
+        made it less than one."""
+        return (1.0, None) if self.caps is None else pace(motion, self.caps, self.model)
+
     def clearances(self, q: Array) -> tuple[list[float], Finding | None]:
         """The smallest distance of one configuration (n,) in each check, inf where there is none; and the worst that is
         violated, without a margin."""
-        values, labels = self._distances(q[None])
+        values, labels = self._distances(self.model.place(q[None]))
         parts = [values[0, a:b] for a, b in zip(self._bounds, self._bounds[1:], strict=False)]
         smallest = [float(part.min()) if len(part) else np.inf for part in parts]
         column = int(np.argmin(values[0]))
@@ -125,8 +128,17 @@ class Verifier:
         reason, subject = self._describe(column, int(labels[0, column]))
         return smallest, Finding(f"measured_{reason}", subject, value, 0.0)
 
-    def _distances(self, q: Array) -> tuple[Array, NDArray[np.int64]]:
-        placement = self.model.place(q)
+    def distances(self, q: Array) -> Array:
+        """(C,) m: the distances of one configuration (n,), in the order of `margins`."""
+        return self._distances(self.model.place(q[None]))[0][0]
+
+    def loosened(self, margins: Array, limits: JointLimits) -> "Verifier":
+        """The same rules with other margins (C,) and limits, for a robot that is led out of where it may not be."""
+        other = copy(self)
+        other.margins, other.limits = margins, limits
+        return other
+
+    def _distances(self, placement: Placement) -> tuple[Array, NDArray[np.int64]]:
         results = [check.clearances(placement) for check in self.checks]
         return np.concatenate([r[0] for r in results], axis=1), np.concatenate([r[1] for r in results], axis=1)
 
@@ -135,81 +147,74 @@ class Verifier:
         return check.describe(own, label)
 
     def _check_fence(self, motion: Motion, bounds: Extent) -> Report:
-        intervals = _first_intervals(motion)
-        clearance, earliest, finding = np.inf, np.inf, None
+        unclear, clearance = self._screen(motion, bounds)
+        if not unclear.any():
+            return Report(None, motion.end, clearance)
+        intervals = first_intervals(motion, unclear)
+        earliest, finding = np.inf, None
         for level in range(_LEVELS):
             last = level == _LEVELS - 1
-            doubtful, definite, lowest = self._examine(motion, bounds, intervals, give_up=last)
+            doubtful, definite, lowest = self._examine(sampled(motion, bounds, intervals), intervals, give_up=last)
             clearance = min(clearance, lowest)
             if definite is not None and definite.at < earliest:
                 earliest, finding = definite.at, definite
             # What comes after a violation need not be looked at.
-            doubtful = _select(doubtful, doubtful.start < earliest)
-            if len(doubtful.start) == 0:
+            doubtful = doubtful.select(doubtful.start < earliest)
+            if len(doubtful) == 0:
                 break
-            intervals = _divide(doubtful)
+            intervals = doubtful.divided()
         safe = motion.end if finding is None else motion.start + int(np.floor(earliest * 1e9))
         return Report(finding, safe, clearance)
 
+    def _screen(self, motion: Motion, bounds: Extent) -> tuple[NDArray[np.bool_], float]:
+        """A first look at groups of segments in which little moves; it only ever says that all is well.
+
+        Returns:
+            The segments (K,) that it leaves in doubt; the smallest clearance at the ends of the others.
+        """
+        if len(motion) <= 2:
+            return np.ones(1, dtype=bool), np.inf
+        groups = grouped(motion, bounds, self._reach)
+        doubtful, _, lowest = self._examine(groups.samples, groups.intervals, screen=True)
+        unclear = np.zeros(len(groups.intervals), dtype=bool)
+        unclear[doubtful.segment] = True
+        return np.repeat(unclear, groups.sizes), lowest
+
     def _examine(
-        self, motion: Motion, bounds: Extent, intervals: _Intervals, *, give_up: bool
-    ) -> tuple[_Intervals, Finding | None, float]:
-        """Judges intervals by their ends.
+        self, samples: Sampled, intervals: Intervals, *, give_up: bool = False, screen: bool = False
+    ) -> tuple[Intervals, Finding | None, float]:
+        """Judges intervals by their ends. `give_up`: what is in doubt is a violation; `screen`: nothing is, yet.
 
         Returns:
             Intervals in doubt; the earliest violation (its `at` is the start of its interval); the smallest clearance.
         """
-        samples, inverse = np.unique(np.concatenate([intervals.start, intervals.end]), return_inverse=True)
-        states = motion.curve.sample(samples)
-        clear, labels = self._distances(states.positions)
-        first, second = inverse[: len(intervals.start)], inverse[len(intervals.start) :]
-        spans = intervals.end - intervals.start
-        speeds = np.abs(states.velocities)
-        rate = np.maximum(speeds[first], speeds[second])
-        if len(motion) > 1:
-            # The speed within the interval, from its ends and the segment's bounds; both are rigorous.
-            gain = spans[:, None] / 2 * bounds.acceleration[intervals.segment]
-            rate = np.minimum(rate + gain, bounds.speed[intervals.segment])
-        sweep = spans[:, None] / 2 * (rate @ self._reach.T)
-        room = np.minimum(clear[first], clear[second]) - self._margins
+        placement = self.model.place(samples.positions)
+        clear, labels = self._distances(placement)
+        first, second = samples.first, samples.second
+        sweep = samples.spans / 2 * (samples.speed @ self._reach.T)
+        room = np.minimum(clear[first], clear[second]) - self.margins
         broken = ~(room >= 0)
         failed = broken | ~(room >= sweep)
         lowest = float(np.min(clear[:, : self._bounds[1]], initial=np.inf))
         bad: NDArray[np.bool_] = np.any(failed if give_up else broken, axis=1)
-        doubtful = _select(intervals, np.any(failed, axis=1) & ~bad)
+        doubt: NDArray[np.bool_] = np.any(failed, axis=1)
+        fence = bad
+        if self.caps is not None:
+            ratios = self.caps.ratios(samples, placement)
+            fast = too_fast(ratios.high if give_up else ratios.low)
+            doubt = doubt | too_fast(ratios.high)
+            bad = bad | fast
+        if screen:
+            return intervals.select(doubt), None, lowest
+        doubtful = intervals.select(doubt & ~bad)
         if not bad.any():
             return doubtful, None, lowest
         k = int(np.argmax(bad))
+        at = float(intervals.start[k])
+        if self.caps is not None and not fence[k]:
+            return doubtful, self.caps.finding(ratios, k, at, surely=not give_up), lowest
         slack = np.where((failed if give_up else broken)[k], room[k] - sweep[k], np.inf)
         c = int(np.argmin(slack))
         sample = int(first[k] if clear[first[k], c] <= clear[second[k], c] else second[k])
         reason, subject = self._describe(c, int(labels[sample, c]))
-        value, at = float(clear[sample, c]), float(intervals.start[k])
-        return doubtful, Finding(reason, subject, value, float(self._margins[c]), at), lowest
-
-
-def _first_intervals(motion: Motion) -> _Intervals:
-    if len(motion) == 1:
-        return _Intervals(np.zeros(1), np.zeros(1), np.zeros(1, dtype=np.int64))
-    times = motion.curve.times
-    pieces = np.maximum(1, np.ceil(np.diff(times) / _STEP)).astype(np.int64)
-    return _split(times[:-1], times[1:], np.arange(len(pieces)), pieces)
-
-
-def _divide(intervals: _Intervals) -> _Intervals:
-    pieces = np.full(len(intervals.start), _PARTS, dtype=np.int64)
-    return _split(intervals.start, intervals.end, intervals.segment, pieces)
-
-
-def _split(start: Array, end: Array, segment: np.ndarray, pieces: np.ndarray) -> _Intervals:
-    """Each interval in equal pieces, in order of time; shared ends are the same numbers, bit by bit."""
-    owner = np.repeat(np.arange(len(pieces)), pieces)
-    number = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    width = (end - start)[owner] / pieces[owner]
-    begins = start[owner] + number * width
-    ends = np.where(number + 1 == pieces[owner], end[owner], start[owner] + (number + 1) * width)
-    return _Intervals(begins, ends, segment[owner])
-
-
-def _select(intervals: _Intervals, mask: np.ndarray) -> _Intervals:
-    return _Intervals(intervals.start[mask], intervals.end[mask], intervals.segment[mask])
+        return doubtful, Finding(reason, subject, float(clear[sample, c]), float(self.margins[c]), at), lowest

@@ -34,12 +34,19 @@ class Measured:
 
 
 class StateMonitor:
-    """Takes joint states in and says whether there is a usable one. An unusable one never replaces a usable one."""
+    """Takes joint states in and says whether there is a usable one. An unusable one never replaces a usable one.
 
-    def __init__(self, joints: Sequence[str], settings: Watchdogs):
+    Args:
+        speeds: (n,) rad/s or m/s that no joint exceeds: a state that is further from the last one than that, by more than
+            the tracking tolerance, is believed when the next one agrees with it, not before.
+    """
+
+    def __init__(self, joints: Sequence[str], settings: Watchdogs, speeds: Array):
         self._joints = tuple(joints)
         self._settings = settings
+        self._speeds = speeds
         self._newest: Measured | None = None
+        self._doubted: Measured | None = None
         self._complaint: Finding | None = None
         self._tolerance = np.array(
             [settings.joint_tracking_tolerance.get(name, settings.tracking_tolerance) for name in joints]
@@ -88,12 +95,30 @@ class StateMonitor:
         for values in (position, velocity):
             if np.isnan(values).any() or np.isinf(position).any():
                 return Finding("state_invalid", self._joints[int(np.argmin(np.isfinite(values)))], float("nan"))
-        self._newest = Measured(stamp_ns, now.watch_ns, position, velocity)
+        state, doubted = Measured(stamp_ns, now.watch_ns, position, velocity), self._doubted
+        jump = self._jump(newest, state)
+        agrees = doubted is not None and stamp_ns > doubted.stamp_ns and self._jump(doubted, state) is None
+        if jump is not None and not agrees:
+            self._doubted = state
+            return jump
+        self._newest, self._doubted = state, None
         return None
+
+    def _jump(self, before: Measured | None, state: Measured) -> Finding | None:
+        """Whether a joint is further from where it was than it can have come."""
+        if before is None:
+            return None
+        gap = np.abs(state.position - before.position)
+        allowed = self._speeds * seconds(state.stamp_ns - before.stamp_ns) + self._tolerance
+        within = gap <= allowed
+        if within.all():
+            return None
+        j = int(np.argmax(np.where(within, -1.0, gap)))
+        return Finding("state_jump", self._joints[j], float(gap[j]), float(allowed[j]))
 
     def forget(self) -> None:
         """Drops the newest state, e.g. after the clock jumped."""
-        self._newest = None
+        self._newest = self._doubted = None
 
     @property
     def newest(self) -> Measured | None:

@@ -1,86 +1,118 @@
 """Keep-in and keep-out volumes, and how far each body of the robot is from them.
 
-Distances are lower bounds that are never too large: for a keep-out box, the largest gap along the box's own axes
-separates box and body, so the true distance is at least that gap. (Exact towards faces; towards edges and corners it
-may be smaller than the truth, which blocks too early, never too late.) For a keep-in box the bound is exact, because a
-box is convex: a body lies inside when its points do.
+Distances are lower bounds that are never too large; `shapes.py` says how tight. What is further away than `_NEAR` is
+judged by bounding boxes over all configurations at once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, model_validator
 
 from vla_contract.errors import ConfigError, unknown
-from vla_contract.robot import Finite, Positive
 from vla_safety.core.kinematics import Placement, RobotModel
+from vla_safety.core.meshes import Planes
 from vla_safety.core.motion import Array
-from vla_safety.core.urdf import rpy_matrix
+from vla_safety.core.shapes import (
+    Box,
+    Capsule,
+    Cylinder,
+    Mesh,
+    Room,
+    Rounded,
+    Shape,
+    Sphere,
+    bounding_ball,
+    hull_gaps,
+    keep_in,
+    keep_out,
+    rounded_gaps,
+    stacked,
+)
+
+Rows = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 _NEAR = 0.1  # m; zones that are further away from every body are not looked at closely
 
-Vector = tuple[Finite, Finite, Finite]
+SHAPES = ("box", "sphere", "cylinder", "capsule", "mesh")
+_KEEP_IN = ("box", "cylinder", "mesh")
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Box(_Strict):
-    """m and rad, in the zone's frame."""
-
-    center: Vector
-    size: tuple[Positive, Positive, Positive]
-    rpy: Vector = (0.0, 0.0, 0.0)
-
-
-class ZoneSpec(_Strict):
-    """One zone of the safety file.
+class ZoneSpec(BaseModel):
+    """One zone of the safety file: exactly one of its shapes is given.
 
     Attributes:
-        kind: `keep_in`: bodies stay inside; `keep_out`: bodies stay outside.
+        kind: `keep_in`: bodies stay inside; `keep_out`: bodies stay outside; `slow`: inside none moves faster than
+            `max_speed` m/s; `shared`: inside none moves faster than contact with a person allows.
         frame: link that the zone moves with; empty: the robot's base.
         links: those that the zone is for; empty: all. `except_links`: those that it is not for.
     """
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]+$")]
-    kind: Literal["keep_in", "keep_out"]
-    box: Box
+    kind: Literal["keep_in", "keep_out", "slow", "shared"]
+    max_speed: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    box: Box | None = None
+    sphere: Sphere | None = None
+    cylinder: Cylinder | None = None
+    capsule: Capsule | None = None
+    mesh: Mesh | None = None
     frame: str = ""
     links: tuple[str, ...] = ()
     except_links: tuple[str, ...] = ()
+    _origin: str = PrivateAttr("")
 
     @model_validator(mode="after")
     def _one_selection(self) -> "ZoneSpec":
+        given = [key for key in SHAPES if getattr(self, key) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"zone '{self.name}' has {len(given)} shapes ({', '.join(given) or 'none'}); "
+                f"give it one of {', '.join(SHAPES)}"
+            )
+        if self.kind == "keep_in" and given[0] not in _KEEP_IN:
+            raise ValueError(
+                f"zone '{self.name}' is keep_in with a {given[0]}; a keep-in zone is one of {', '.join(_KEEP_IN)}"
+            )
+        if (self.kind == "slow") != (self.max_speed is not None):
+            raise ValueError(f"zone '{self.name}' is {self.kind}; give max_speed to slow zones, and to no others")
         if self.links and self.except_links:
             raise ValueError(f"zone '{self.name}' has links and except_links; give one of them")
         return self
 
+    @property
+    def shape(self) -> Shape:
+        """The one that is given."""
+        found = [value for key in SHAPES if (value := getattr(self, key)) is not None]
+        return found[0]  # type: ignore[no-any-return]
 
-@dataclass(frozen=True)
-class _Group:
-    """Boxes whose axes are parallel in one frame, so that one bounding box of each body serves them all.
+    @property
+    def title(self) -> str:
+        """Name, and where it stands in which file, if it came from one."""
+        return f"zone '{self.name}'{self._origin}"
 
-    `centers`, `halves` (Z, 3); `inside` (Z,) marks keep-in; `applies` (Z, B); `index` (Z,) into the zones.
-    """
+    def came_from(self, origin: str) -> None:
+        """Remembers file and line for messages."""
+        self._origin = f" ({origin})"
 
-    link: str
-    rotation: Array
-    centers: Array
-    halves: Array
-    inside: NDArray[np.bool_]
-    applies: NDArray[np.bool_]
-    index: NDArray[np.int64]
+    def applies_to(self, link: str) -> bool:
+        """Whether the zone is for a link."""
+        return link in self.links if self.links else link not in self.except_links
 
 
 class ZoneSet:
     """All zones of a cell, for one robot.
 
+    A column is a body together with the zones of one frame: every body for the zones in the base frame, then for each
+    link that zones move with, the bodies that they are for.
+
     Attributes:
-        reach: (B, n), that of the robot's bodies; margin: m, that every body keeps from every zone.
+        reach: (C, n), how fast the distance of a column can shrink with the joints' speeds; margin: m, that every body
+            keeps from every zone.
 
     Raises:
         ConfigError: on a duplicate name or an unknown link; no zone is taken then.
@@ -89,101 +121,184 @@ class ZoneSet:
     def __init__(self, zones: Sequence[ZoneSpec], model: RobotModel, margin: float):
         self.zones = tuple(zones)
         self.margin = margin
-        self.reach = model.reach
         self._model = model
         names = [zone.name for zone in zones]
-        for name in names:
-            if names.count(name) > 1:
+        for zone in zones:
+            if names.count(zone.name) > 1:
                 raise ConfigError(
-                    f"zone '{name}' is defined {names.count(name)} times; give each zone a name of its own"
+                    f"{zone.title} is defined {names.count(zone.name)} times; give each zone a name of its own"
                 )
-        grouped: dict[tuple[str, tuple[float, ...]], list[int]] = {}
-        for index, zone in enumerate(zones):
             for link in (*zone.links, *zone.except_links, *([zone.frame] if zone.frame else [])):
                 if link not in model.links:
-                    raise ConfigError(f"zone '{zone.name}': {unknown('link', link, model.links)}")
-            grouped.setdefault((zone.frame, zone.box.rpy), []).append(index)
-        self._groups = [self._group(frame, rpy, members) for (frame, rpy), members in grouped.items()]
+                    raise ConfigError(f"{zone.title}: {unknown('link', link, model.links)}")
+        grouped: dict[str, list[int]] = {"": []}
+        for index, zone in enumerate(zones):
+            if zone.kind in ("keep_in", "keep_out"):
+                grouped.setdefault(zone.frame, []).append(index)
+        self._fences = [
+            (link, _Fence([(k, zones[k]) for k in members], model), self._columns(link, members))
+            for link, members in grouped.items()
+        ]
+        self._bodies: NDArray[np.int64] = np.concatenate([columns for _, _, columns in self._fences])
+        self.reach: Array = np.concatenate([self._reach(link, columns) for link, _, columns in self._fences])
 
     def __len__(self) -> int:
         return len(self.zones)
 
-    def describe(self, column: int, label: int) -> tuple[str, str]:
-        """Reason and subject of a finding for body `column` and zone `label`."""
-        return f"zone:{self.zones[label].name}", self._model.body_links[column]
+    @property
+    def bodies(self) -> NDArray[np.int64]:
+        """(C,): which body each column is."""
+        return self._bodies
 
-    def _group(self, frame: str, rpy: tuple[float, ...], members: list[int]) -> _Group:
-        zones = [self.zones[i] for i in members]
-        rotation = rpy_matrix(np.array(rpy))
-        return _Group(
-            link=frame,
-            rotation=rotation,
-            centers=np.array([zone.box.center for zone in zones]) @ rotation,
-            halves=np.array([zone.box.size for zone in zones]) / 2,
-            inside=np.array([zone.kind == "keep_in" for zone in zones]),
-            applies=np.array([[_selects(zone, link) for link in self._model.body_links] for zone in zones]),
-            index=np.array(members),
-        )
+    def describe(self, column: int, label: int) -> tuple[str, str]:
+        """Reason and subject of a finding for a column and zone `label`."""
+        return f"zone:{self.zones[label].name}", self._model.body_links[self._bodies[column]]
+
+    def _columns(self, link: str, members: list[int]) -> NDArray[np.int64]:
+        links = self._model.body_links
+        chosen = [b for b in range(len(links)) if not link or any(self.zones[k].applies_to(links[b]) for k in members)]
+        return np.array(chosen, dtype=np.int64)
+
+    def _reach(self, link: str, columns: NDArray[np.int64]) -> Array:
+        if not link:
+            return self._model.reach[columns]
+        balls = [bounding_ball(zone.shape) for zone in self.zones if zone.frame == link]
+        furthest = max(float(np.linalg.norm(center)) + radius for center, radius in balls)
+        reach = [self._model.approach(int(b), link, furthest) for b in columns]
+        return np.array(reach).reshape(len(columns), len(self._model.joints))
 
     def clearances(self, placement: Placement) -> tuple[Array, NDArray[np.int64]]:
-        """How far each body is from the nearest violation.
+        """How far each column's body is from the nearest violation.
 
         Returns:
-            (N, B) m, lower bounds, negative inside the forbidden space, inf where no zone applies; and (N, B) indices
+            (N, C) m, lower bounds, negative inside the forbidden space, inf where no zone applies; and (N, C) indices
             of the zones. Beyond `_NEAR` the bound may be the smallest of all N configurations.
         """
-        count, bodies = len(placement.points), len(self._model.body_links)
-        best = np.full((count, bodies), np.inf)
-        which = np.full((count, bodies), -1)
-        for group in self._groups:
-            low, high = self._extents(group, placement)
-            coarse = _gaps(group, low.min(axis=1), high.max(axis=1))
-            coarse = np.where(group.applies, coarse, np.inf)
-            near: NDArray[np.bool_] = ~np.all(coarse >= _NEAR, axis=1)  # NaN counts as near
-            far = np.where(near[:, None], np.inf, coarse)
-            nearest = far.argmin(axis=0)
-            bound = far[nearest, np.arange(bodies)]
-            which = np.where(bound < best, group.index[nearest], which)
-            best = np.minimum(best, bound)
-            for z in np.flatnonzero(near).tolist():
-                gaps = np.where(group.applies[z], _gap(group, z, low, high), np.inf)
-                closer = ~(gaps >= best)  # NaN counts as closer, and stays NaN
-                best = np.where(closer, gaps, best)
-                which[closer] = group.index[z]
-        return best, which
-
-    def _extents(self, group: _Group, placement: Placement) -> tuple[Array, Array]:
-        """Bounding boxes of all bodies along the group's axes: lowest and highest coordinates, each (3, N, B)."""
-        points = placement.points
-        if group.link:
-            rotation, origin = self._model.link_pose(group.link, placement)
-            points = (points - origin[:, None]) @ (rotation @ group.rotation)
-        elif not np.array_equal(group.rotation, np.eye(3)):
-            points = points @ group.rotation
-        axes = np.ascontiguousarray(points.transpose(2, 0, 1))
-        low = np.minimum.reduceat(axes, self._model.starts, axis=2) - self._model.body_radii
-        high = np.maximum.reduceat(axes, self._model.starts, axis=2) + self._model.body_radii
-        return low, high
+        results = []
+        for link, fence, columns in self._fences:
+            points = placement.points
+            if link:
+                rotation, origin = self._model.link_pose(link, placement)
+                points = (points - origin[:, None]) @ rotation
+            values, labels = fence.clearances(points)
+            results.append((values[:, columns], labels[:, columns]) if link else (values, labels))
+        if len(results) == 1:
+            return results[0]
+        return np.concatenate([r[0] for r in results], axis=1), np.concatenate([r[1] for r in results], axis=1)
 
 
-def _gaps(group: _Group, low: Array, high: Array) -> Array:
-    """Signed distances (Z, B) of bounding boxes (3, B) from the forbidden space of every zone of a group."""
-    top, bottom = (group.centers + group.halves)[:, :, None], (group.centers - group.halves)[:, :, None]
-    outside = np.maximum(low - top, bottom - high).max(axis=1)
-    within = np.minimum(top - high, low - bottom).min(axis=1)
-    return np.where(group.inside[:, None], within, outside)
+class _Fence:
+    """The zones of one frame. Rounded keep-outs come first, then meshes, then keep-ins."""
 
+    def __init__(self, zones: Sequence[tuple[int, ZoneSpec]], model: RobotModel):
+        rounded: list[Rounded] = []
+        self._hulls: list[Planes] = []
+        self._rooms: list[Room] = []
+        order: list[list[tuple[int, ZoneSpec]]] = [[], [], []]
+        for index, zone in zones:
+            if zone.kind == "keep_in":
+                self._rooms.append(keep_in(zone.shape))
+                order[2].append((index, zone))
+                continue
+            solid = keep_out(zone.shape)
+            if isinstance(solid, Planes):
+                self._hulls.append(solid)
+                order[1].append((index, zone))
+            else:
+                rounded.append(solid)
+                order[0].append((index, zone))
+        ordered = [item for part in order for item in part]
+        self._index = np.array([index for index, _ in ordered], dtype=np.int64)
+        links = model.body_links
+        self._applies = np.array([[zone.applies_to(link) for link in links] for _, zone in ordered], dtype=bool)
+        self._rounded = len(rounded)
+        if rounded:
+            self._solids = stacked(rounded)
+        extents = [*(solid.extents() for solid in rounded), *(hull.extents() for hull in self._hulls)]
+        self._lowest = np.array([low for low, _ in extents]).reshape(-1, 3)
+        self._highest = np.array([high for _, high in extents]).reshape(-1, 3)
+        self._radii, self._starts = model.body_radii, model.starts
+        # Bodies by the number of their points, so that few are filled up with copies of the last one.
+        self._few = model.body_sizes <= 2
+        most = max(2, int(model.body_sizes.max()))
+        steps = np.minimum(np.arange(most), model.body_sizes[:, None] - 1)
+        self._points: NDArray[np.int64] = model.starts[:, None] + steps
 
-def _gap(group: _Group, z: int, low: Array, high: Array) -> Array:
-    """Signed distance of bounding boxes (3, …) from the forbidden space of zone `z`, without a look at `applies`."""
-    top = group.centers[z] + group.halves[z]
-    bottom = group.centers[z] - group.halves[z]
-    if group.inside[z]:
-        rooms = [np.minimum(top[i] - high[i], low[i] - bottom[i]) for i in range(3)]
-        return np.asarray(np.minimum(np.minimum(rooms[0], rooms[1]), rooms[2]))
-    gaps = [np.maximum(low[i] - top[i], bottom[i] - high[i]) for i in range(3)]
-    return np.asarray(np.maximum(np.maximum(gaps[0], gaps[1]), gaps[2]))
+    def clearances(self, points: Array) -> tuple[Array, NDArray[np.int64]]:
+        """Of bodies with `points` (N, P, 3): (N, B) m and indices of zones."""
+        count, bodies = len(points), len(self._radii)
+        if not len(self._index):
+            return np.full((count, bodies), np.inf), np.full((count, bodies), -1)
+        low = np.minimum.reduceat(points.min(axis=0), self._starts, axis=0) - self._radii[:, None]
+        high = np.maximum.reduceat(points.max(axis=0), self._starts, axis=0) + self._radii[:, None]
+        walls = [room.of_boxes((low + high) / 2, (high - low) / 2) for room in self._rooms]
+        coarse = np.concatenate(
+            [
+                self._apart(low, high),
+                np.reshape([np.minimum(p.min(axis=1), r) for p, r in walls], (len(walls), bodies)),
+            ]
+        )
+        coarse = np.where(self._applies, coarse, np.inf)
+        close: Mask = ~(coarse >= _NEAR)  # NaN counts as close
+        busy: Mask = np.any(close, axis=1)
+        zones = np.flatnonzero(busy)
+        if not len(zones):
+            nearest = coarse.argmin(axis=0)
+            values = np.broadcast_to(coarse.min(axis=0), (count, bodies))
+            return values, np.broadcast_to(self._index[nearest], (count, bodies))
+        # One row for each zone that is near to a body, and one for the nearest of all others.
+        far = np.where(busy[:, None], np.inf, coarse)
+        table = np.empty((len(zones) + 1, count, bodies))
+        table[:-1] = coarse[zones, None]
+        table[-1] = far.min(axis=0)
+        labels = np.empty((len(zones) + 1, bodies), dtype=np.int64)
+        labels[:-1] = self._index[zones, None]
+        labels[-1] = self._index[far.argmin(axis=0)]
+        by_point = np.ascontiguousarray(points.transpose(1, 0, 2))
+        self._rounded_rows(table, zones, close, by_point)
+        self._hull_rows(table, zones, close, by_point)
+        self._room_rows(table, zones, close, walls, points)
+        nearest = table.argmin(axis=0)
+        return table.min(axis=0), np.take_along_axis(labels, nearest, axis=0)
 
+    def _apart(self, low: Array, high: Array) -> Array:
+        """(Z, B): distances of bodies' boxes (B, 3) from keep-out zones' boxes; negative where they overlap."""
+        gaps = np.maximum(low - self._highest[:, None], self._lowest[:, None] - high)
+        outside = np.sqrt((np.maximum(gaps, 0.0) ** 2).sum(axis=2))
+        return np.where(outside > 0, outside, gaps.max(axis=2))
 
-def _selects(zone: ZoneSpec, link: str) -> bool:
-    return link in zone.links if zone.links else link not in zone.except_links
+    def _rounded_rows(self, table: Array, zones: Rows, close: Mask, points: Array) -> None:
+        chosen = zones[zones < self._rounded]
+        if not len(chosen):
+            return
+        rows, bodies = np.nonzero(close[chosen])
+        for few in (True, False):
+            part = self._few[bodies] == few
+            if part.any():
+                r, b = rows[part], bodies[part]
+                members = self._points[b, :2] if few else self._points[b]
+                gaps = rounded_gaps(self._solids.take(chosen[r]), points[members], self._radii[b])
+                table[r, :, b] = gaps
+
+    def _hull_rows(self, table: Array, zones: Rows, close: Mask, points: Array) -> None:
+        for row in np.flatnonzero((zones >= self._rounded) & (zones < len(self._lowest))):
+            bodies = np.flatnonzero(close[zones[row]])
+            for few in (True, False):
+                b = bodies[self._few[bodies] == few]
+                if len(b):
+                    members = self._points[b, :2] if few else self._points[b]
+                    hull = self._hulls[zones[row] - self._rounded]
+                    table[row, :, b] = hull_gaps(hull, points[members], self._radii[b])
+
+    def _room_rows(
+        self, table: Array, zones: Rows, close: Mask, walls: list[tuple[Array, Array]], points: Array
+    ) -> None:
+        for row in np.flatnonzero(zones >= len(self._lowest)):
+            k = zones[row] - len(self._lowest)
+            bodies = np.flatnonzero(close[zones[row]])
+            planes = walls[k][0][bodies]
+            near: Mask = np.any(~(planes >= _NEAR), axis=0)
+            members = self._points[bodies]
+            room = self._rooms[k].of_points(points[:, members], np.flatnonzero(near)).min(axis=2)
+            others = np.where(near, np.inf, planes).min(axis=1)
+            table[row][:, bodies] = np.minimum(room - self._radii[bodies], others)

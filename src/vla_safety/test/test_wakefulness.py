@@ -1,0 +1,34 @@
+"""A process that slept judges nothing by an old clock."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from rig import MS
+
+from vla_safety.core.wakefulness import DRAIN, Wakefulness
+
+DRAIN_MS = round(DRAIN * 1000)
+
+
+def test_i15_after_a_sleep_nothing_is_believed_until_the_clock_moved_and_the_queues_are_empty():
+    wake = Wakefulness(0.1)
+    assert wake.look(0, 0) and wake.look(0, 50 * MS)
+    assert not wake.look(0, 400 * MS), "slept for 350 ms; the clock is the one of before"
+    assert not wake.look(20 * MS, 401 * MS), "a queued message of /clock: an old one"
+    assert not wake.look(20 * MS, (400 + DRAIN_MS - 1) * MS)
+    assert wake.look(350 * MS, (400 + DRAIN_MS) * MS)
+
+
+def test_a_clock_that_stands_still_keeps_it_waiting():
+    wake = Wakefulness(0.1)
+    wake.look(7, 0)
+    for k in range(1, 100):
+        assert not wake.look(7, 500 * MS + k * MS)
+    assert wake.look(8, 650 * MS)
+
+
+@given(st.lists(st.integers(0, 100), max_size=50))
+def test_short_gaps_are_no_sleep(gaps):
+    wake, steady = Wakefulness(0.1), 0
+    for gap in gaps:
+        steady += gap * MS
+        assert wake.look(0, steady)

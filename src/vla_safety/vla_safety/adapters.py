@@ -1,0 +1,94 @@
+"""What hangs on the filter's node: each input or feature with topics or services of its own is one adapter.
+
+The node calls its adapters; an adapter tells the node what it heard. None of them decides anything.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sensor_msgs.msg import JointState
+
+from vla_safety.building import Parts
+from vla_safety.core.filter import SafetyFilter
+from vla_safety.core.findings import Finding
+from vla_safety.core.records import Answer
+from vla_safety.core.validation import Proposal
+from vla_safety.core.watchdogs import Instant
+from vla_safety.recording import RecordedFilter
+
+
+class Host(Protocol):
+    """What an adapter needs of the node: rclpy's factories (their callbacks are guarded: an error in one latches the
+    e-stop), and the filter.
+
+    Attributes:
+        filter: to be called; None before there is a robot description. After a call `flush` publishes what came out.
+        safety: the filter itself, for views.
+    """
+
+    @property
+    def filter(self) -> SafetyFilter | RecordedFilter | None: ...
+
+    @property
+    def safety(self) -> SafetyFilter | None: ...
+
+    def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **options: Any) -> Any: ...
+
+    def create_publisher(self, msg_type: Any, topic: str, *args: Any, **options: Any) -> Any: ...
+
+    def create_client(self, srv_type: Any, srv_name: str, *args: Any, **options: Any) -> Any: ...
+
+    def create_service(self, srv_type: Any, srv_name: str, callback: Any, *args: Any, **options: Any) -> Any: ...
+
+    def create_timer(self, period: float, callback: Any, *args: Any, **options: Any) -> Any: ...
+
+    def get_logger(self) -> Any: ...
+
+    def guarded(self, callback: Callable[..., Any]) -> Callable[..., Any]: ...
+
+    def instant(self) -> Instant:
+        """Now."""
+        ...
+
+    def propose(self, convert: Callable[[int, int], Proposal]) -> None:
+        """Has a proposal judged, and publishes what comes of it: `convert(now_ns, max_points)` makes it."""
+        ...
+
+    def tell(self, cause: str, finding: Finding | None, now: Instant) -> None:
+        """Reports a cause to the filter when it appears or goes; a finding stops and latches."""
+        ...
+
+    def reconfigure(self, finding: Finding, **changes: Any) -> Answer:
+        """Asks the filter for another setup: `changes` are fields of `building.Setup`, `finding` is why the robot is
+        held if it must be stopped for it."""
+        ...
+
+    def flush(self, began_ns: int | None = None, judged: Instant | None = None) -> None:
+        """Publishes what the filter wants to be published."""
+        ...
+
+
+class Adapter:
+    """One of them; the base does nothing."""
+
+    def __init__(self, host: Host):
+        self.host = host
+
+    def rebuilt(self, parts: Parts) -> None:
+        """A filter was made of `parts` (at the start, and when the safety file is read again). Raising refuses."""
+
+    def reconfigured(self, parts: Parts) -> None:
+        """The filter took another setup: `parts.setup`."""
+
+    def joint_state(self, message: JointState, now: Instant) -> None:
+        """A joint state came; the filter has seen it."""
+
+    def check(self, now: Instant) -> None:
+        """Called in each cycle, before the filter's."""
+
+    def arming(self) -> None:
+        """The robot is at rest and about to be armed."""
+
+    def diagnostics(self) -> dict[str, object]:
+        """More values for /diagnostics."""
+        return {}

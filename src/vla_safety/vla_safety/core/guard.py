@@ -1,0 +1,238 @@
+"""Everything that can stop the robot, and the mode that it leaves it in.
+
+Proof obligation (I7, I10). Nothing in here begins a motion: a guard extends the plan that the filter accepted, ends it,
+or replaces it by a stop; after a touch that is where the arm then rests, so that it does not go on pushing. An error in
+any check ends in `fail`. The e-stop latches; `enter` knows no way out of it but a reset, by the table in `modes`.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_safety.core.authority import Authority
+from vla_safety.core.conductor import Conductor, Ending
+from vla_safety.core.config import SafetyConfig
+from vla_safety.core.findings import Decision, Finding, Verdict
+from vla_safety.core.latch import Memory
+from vla_safety.core.modes import ENABLED, Event, Mode, transition
+from vla_safety.core.motion import seconds
+from vla_safety.core.records import Output, Plan, Status
+from vla_safety.core.supervision import Supervisor
+from vla_safety.core.validation import POLICY, RETREAT
+from vla_safety.core.verification import Verifier
+from vla_safety.core.watchdogs import Instant
+from vla_safety.core.wayout import WayOut
+from vla_safety.core.ways import TOUCHES
+
+
+class Guard:
+    """Modes, supervision and stops around a Conductor.
+
+    Attributes:
+        mode, finding: what the filter does, and why.
+        escalated: a stop did not arrive; what is behind the controller must stop the robot.
+        refused: by source, why its last proposal was refused since one was accepted.
+    """
+
+    def __init__(
+        self,
+        config: SafetyConfig,
+        verifier: Verifier,
+        angles: NDArray[np.bool_],
+        memory: Memory | None = None,
+        shadow: bool = False,
+    ):
+        self._angles = angles
+        self._shadow = shadow
+        self._memory = memory
+        self.conductor = Conductor(verifier, config.cycle, angles, shadow)
+        self.supervisor = Supervisor(config, verifier)
+        self.monitor = self.supervisor.monitor
+        self.authority = Authority(config.watchdogs)
+        self.way_out = WayOut(config, self.conductor, self.supervisor, self.authority, angles)
+        self.mode = Mode.DISARMED
+        self.finding: Finding | None = None
+        self.escalated = False
+        self.refused: dict[str, Finding] = {}
+        self._leaning = False
+        self._counts = [0] * len(Verdict)
+        self._decisions: list[Decision] = []
+        remembered = None if memory is None else memory.recall()
+        if remembered is not None:
+            self.enter(Event.ESTOP, remembered)
+
+    def drain(self) -> Output:
+        """What is to be published since the last call."""
+        output = Output(self.conductor.outbox, self._decisions)
+        self.conductor.outbox, self._decisions = [], []
+        return output
+
+    # ---------------------------------------------------------------- the cycle
+
+    def cycle(self, now: Instant) -> None:
+        """Supervises, then extends what is committed by the next segment."""
+        self._supervise(now)
+        self._ended(self.conductor.extend(now), now)
+        self.way_out.record(now)
+
+    def _ended(self, ending: Ending | None, now: Instant) -> None:
+        if ending is None:
+            return
+        plan = ending.plan
+        if plan.source == RETREAT:
+            self._say_stopped(plan, ending.finding or Finding("retreat_end", "path"), now)
+        elif ending.rests:
+            self.authority.give_back(plan.source)
+        else:
+            silent = Finding("chunk_timeout", plan.source, self.authority.silence(plan.source, now))
+            self._trouble(plan, now, ending.finding or self.refused.get(plan.source) or silent)
+
+    def _trouble(self, plan: Plan, now: Instant, finding: Finding) -> None:
+        self.enter(Event.TROUBLE, finding)
+        self._say_stopped(plan, finding, now)
+
+    # ---------------------------------------------------------------- supervision
+
+    def _supervise(self, now: Instant) -> None:
+        jump, jumped = self.supervisor.check_clock(now)
+        if jumped is not None:
+            self.conductor.shift(jump)
+            self.monitor.forget()
+            self.halt(now, Event.ESTOP, jumped)
+            return
+        failed = None if self._shadow else self.supervisor.check_stop(now, self.conductor.timeline)
+        if failed is not None:
+            self.escalated = True
+            self.latch(failed)
+        if self.mode not in ENABLED:
+            self._supervise_retreat(now)
+            self._let_go(now)
+            return
+        stale = self.monitor.check(now)
+        if stale is not None:
+            if self.conductor.plan is not None or self.mode != Mode.HOLD:
+                self.halt(now, Event.TROUBLE, stale)
+            return
+        finding = None if self._shadow else self.supervisor.check_measured(self.conductor.timeline)
+        if finding is not None:
+            self.halt(now, Event.ESTOP, finding)
+        elif self.mode == Mode.OVERRIDE:
+            lost = self.authority.lost(now)
+            if lost is not None:
+                self.halt(now, Event.OVERRIDE_LOST, lost)
+
+    def _let_go(self, now: Instant) -> None:
+        """An arm that was stopped by a touch leans on what it touched: once it rests, it is held where it is."""
+        if not self._leaning or self.conductor.moving(now) or self.monitor.newest is None:
+            return
+        if self.monitor.at_rest() is not None:
+            return
+        self._leaning = False
+        if self.mode == Mode.ESTOP and not self.way_out.active:
+            due = self.conductor.give_way(now, self.monitor)
+            if due is not None:
+                self.way_out.let_go()
+                self.supervisor.expect_stop(due)
+
+    def _supervise_retreat(self, now: Instant) -> None:
+        lost = self.way_out.lost(now) if self.way_out.active else None
+        if lost is None:
+            return
+        if lost.reason == "tracking_error":
+            self.latch(lost)
+        self.stop(now, lost)
+
+    # ---------------------------------------------------------------- stops
+
+    def halt(self, now: Instant, event: Event, finding: Finding) -> None:
+        """Enters the mode that `event` leads to; what moves stops."""
+        target = transition(self.mode, event)
+        if target is None:
+            return
+        was = self.mode
+        if target == Mode.ESTOP:
+            self.latch(finding)
+        else:
+            self.enter(event, finding)
+        if was in ENABLED or self.conductor.plan is not None:
+            self.stop(now, finding)
+
+    def stop(self, now: Instant, finding: Finding) -> None:
+        """Gives up the plan and commits the stop that can begin soonest."""
+        plan = self.conductor.drop()
+        due = self.conductor.halt(now, self.monitor)
+        if due is not None:
+            self.supervisor.expect_stop(due)
+        self._say_stopped(plan, finding, now)
+
+    def _say_stopped(self, plan: Plan | None, finding: Finding, now: Instant) -> None:
+        source, sequence = (plan.source, plan.sequence) if plan is not None else (POLICY, 0)
+        self.decide(Decision(Verdict.STOPPED, source, sequence, finding, stamp_ns=now.clock_ns))
+
+    def report(self, cause: str, finding: Finding | None, now: Instant) -> None:
+        """What a device or a monitor says: a finding stops and latches, None takes back what `cause` said before."""
+        if finding is None:
+            self.supervisor.causes.pop(cause, None)
+            return
+        if self.mode in ENABLED:
+            self._leaning = finding.reason in TOUCHES
+        known = self.supervisor.causes.get(cause)
+        self.supervisor.causes[cause] = finding
+        if known is None or self.mode != Mode.ESTOP:
+            self.halt(now, Event.ESTOP, finding)
+
+    def retract(self, now: Instant) -> None:
+        """The messages in the output were not sent, because it took too long to make them (a late command is a stale
+        one): what was committed before goes on to its stop. A stop is made again, for now."""
+        if not self.conductor.retract():
+            return
+        plan = self.conductor.drop()
+        if self.mode not in ENABLED:
+            self.conductor.stop(now)
+        elif plan is not None:
+            self._trouble(plan, now, Finding("late_cycle", "filter", seconds(self.conductor.lead), 0.0))
+
+    def fail(self, now: Instant, error: Exception) -> None:
+        """A check erred: nothing can be trusted but the committed stop. It plays out, and the e-stop latches."""
+        plan = self.conductor.drop()
+        finding = Finding("internal", repr(error)[:200])
+        moving = self.mode in ENABLED
+        self.latch(finding)
+        if moving or plan is not None:
+            self._say_stopped(plan, finding, now)
+
+    # ---------------------------------------------------------------- bookkeeping
+
+    def latch(self, finding: Finding) -> None:
+        """Enters the e-stop; the first cause is the one that is kept."""
+        if self.mode == Mode.ESTOP:
+            return
+        self.enter(Event.ESTOP, finding)
+        if self._memory is not None:
+            self._memory.keep(finding)
+
+    def enter(self, event: Event, finding: Finding | None) -> None:
+        """The mode that `event` leads to, if it means anything in this one."""
+        target = transition(self.mode, event)
+        if target is not None:
+            self.mode, self.finding = target, finding
+
+    def unlatch(self) -> bool:
+        """Forgets the latched e-stop on disk; False: it cannot be removed."""
+        return self._memory is None or self._memory.forget()
+
+    def decide(self, decision: Decision) -> None:
+        """Counts and publishes a decision."""
+        self._counts[decision.verdict] += 1
+        self._decisions.append(decision)
+
+    @property
+    def speed_scale(self) -> float:
+        """Of what is being played."""
+        plan = self.conductor.plan
+        return 1.0 if plan is None else plan.scale
+
+    def status(self) -> Status:
+        """A picture for people; computes forward kinematics once."""
+        margin, zone, own, error = self.supervisor.picture(self.conductor.timeline, self._angles)
+        error = error if self.mode in ENABLED else float("nan")
+        return Status(self.mode, self.finding, self.speed_scale, margin, zone, own, error, tuple(self._counts))

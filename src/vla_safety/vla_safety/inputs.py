@@ -1,0 +1,48 @@
+"""Devices that say stop: the hardware e-stop."""
+
+import math
+
+from rclpy.node import Node
+from std_msgs.msg import Bool
+
+from vla_node_base.qos import COMMAND
+from vla_safety.adapters import Adapter, Host
+from vla_safety.building import Parts
+from vla_safety.core.findings import Finding
+from vla_safety.core.watchdogs import Instant
+
+
+def other_publisher(node: Node, topic: str) -> str | None:
+    """The full name of a node that publishes on `topic` beside `node`; None: nobody does."""
+    publishers = [
+        f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in node.get_publishers_info_by_topic(topic)
+    ]
+    own = f"{node.get_namespace().rstrip('/')}/{node.get_name()}"
+    if own in publishers:
+        publishers.remove(own)
+    return publishers[0] if publishers else None
+
+
+class EstopInput(Adapter):
+    """A button on `~/estop_input`: true stops and latches. With `watchdogs.estop_heartbeat` so does its silence."""
+
+    def __init__(self, host: Host):
+        super().__init__(host)
+        self._heard_ns: int | None = None
+        self._limit = 0.0
+        host.create_subscription(Bool, "~/estop_input", self._on_message, COMMAND)
+
+    def rebuilt(self, parts: Parts) -> None:
+        self._limit = parts.config.watchdogs.estop_heartbeat
+
+    def check(self, now: Instant) -> None:
+        if self._limit > 0:
+            silence = math.inf if self._heard_ns is None else (now.watch_ns - self._heard_ns) * 1e-9
+            fresh = silence <= self._limit
+            silent = None if fresh else Finding("estop_heartbeat", "~/estop_input", silence, self._limit)
+            self.host.tell("estop_heartbeat", silent, now)
+
+    def _on_message(self, message: Bool) -> None:
+        now = self.host.instant()
+        self._heard_ns = now.watch_ns
+        self.host.tell("estop_input", Finding("estop_input", "~/estop_input") if message.data else None, now)

@@ -1,0 +1,1 @@
+"""`./vla campaign safety`: the long proofs of the safety filter, resumable part by part, and a report of the counts."""
