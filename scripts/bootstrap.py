@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from vla_setup.process import say, succeeds
 from vla_setup.state import DISTROS, Layout, SetupError, Stamps, locked
-from vla_setup.steps import Setup, Step
+from vla_setup.steps import OPTIONAL, Setup, Step, optional_parts
 
 ROOT = Path(__file__).resolve().parent.parent
 SUPPORTED = ((3, 11), (3, 12))
@@ -78,6 +78,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--distro", help=f"ROS 2 wheels: {' or '.join(DISTROS)} (default: $VLA_DISTRO, else {DISTROS[0]})"
     )
     parser.add_argument("--force", action="store_true", help="run every step again, as after a first checkout")
+    parser.add_argument(
+        "--with",
+        dest="parts",
+        action="append",
+        default=[],
+        choices=OPTIONAL,
+        help="also install what an optional part needs, now and whenever it changes; serve: ./vla serve --ray",
+    )
     parser.add_argument("--quiet", action="store_true", help="say nothing when nothing is to be done")
     options = parser.parse_args(arguments)
     try:
@@ -87,11 +95,18 @@ def main(arguments: list[str] | None = None) -> int:
         layout = choose_layout(options.distro, base_python(), dict(os.environ))
         path = layout.state / "stamps.json"
         stamps = Stamps.load(path)
-        if options.force or pending(Setup(layout, base_python(), stamps).steps(), stamps):
+        if (
+            options.force
+            or set(options.parts) - set(optional_parts(stamps))
+            or pending(Setup(layout, base_python(), stamps).steps(), stamps)
+        ):
             with locked(layout.state / "lock"):
                 stamps = Stamps.load(path)  # another run may have finished meanwhile
+                parts = sorted({*optional_parts(stamps), *options.parts})
                 if options.force:
                     stamps.values.clear()
+                if parts:
+                    stamps.set("with", " ".join(parts))
                 setup = Setup(layout, base_python(), stamps)
                 if pending(setup.steps(), stamps):
                     run_steps(setup, stamps)

@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
-"""Checks against counterparts that cannot live in the suite's own environment: LeRobot's policy server and policies.
+"""Checks against counterparts that are too large for every environment: LeRobot's policies and server, Ray Serve.
 
     ./vla interop [--check] [pytest options]
 
-Makes `.vla/interop/venv` from `requirements/interop.txt` (about 8 GB, once), then runs the checks. `--check` only says
-whether the environment is there (exit status 0) or not (1).
+Makes `.vla/interop/venv` for LeRobot from `requirements/interop.txt` (about 8 GB, once), installs Ray as `./vla setup
+--with serve` does (0.4 GB), then runs the checks. `--check` only says whether all is there (exit status 0) or not (1).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -24,15 +25,29 @@ FOLDER = ROOT / ".vla" / "interop"
 PYTHON = FOLDER / "venv" / "bin" / "python"
 REQUIREMENTS = ROOT / "requirements" / "interop.txt"
 STAMP = FOLDER / "stamp"
-CHECKS = sorted((ROOT / "src" / "vla_policy_node" / "interop").glob("lerobot_*.py"))
+SOURCE = ROOT / "src" / "vla_policy_node" / "interop"
+CHECKS = sorted([*SOURCE.glob("lerobot_*.py"), *SOURCE.glob("ray_*.py")])
 
 
 def ready() -> bool:
+    """Ray is there, and LeRobot's environment is complete and made from the requirements as they are now."""
+    return importlib.util.find_spec("ray") is not None and lerobot_ready()
+
+
+def lerobot_ready() -> bool:
     """The environment is complete and made from the requirements as they are now."""
     return PYTHON.exists() and STAMP.is_file() and STAMP.read_text() == fingerprint(REQUIREMENTS)
 
 
 def prepare() -> None:
+    """Installs what is missing. Raises CalledProcessError when a step fails; its output is on the terminal."""
+    setup = [sys.executable, ROOT / "scripts" / "bootstrap.py", "--with", "serve"]
+    subprocess.run(setup, check=True, stdout=sys.stderr)
+    if not lerobot_ready():
+        prepare_lerobot()
+
+
+def prepare_lerobot() -> None:
     """Makes the environment. Raises CalledProcessError when a step fails; its output is on the terminal."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     base = Path(os.path.realpath(sys.executable))

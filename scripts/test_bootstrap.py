@@ -97,7 +97,7 @@ def test_beside_a_sourced_ros_its_pytest_stays_and_the_rest_is_pinned():
     assert steps.missing_requirements(lines[1:], {}) == lines[1:]
 
 
-@pytest.mark.parametrize("name", ["base.txt", "dev.txt", "no-deps.txt", "ros-jazzy.txt", "ros-kilted.txt"])
+@pytest.mark.parametrize("name", ["base.txt", "dev.txt", "no-deps.txt", "ros-jazzy.txt", "ros-kilted.txt", "serve.txt"])
 def test_every_requirement_is_pinned_exactly_and_once(name):
     lines = (REPOSITORY / "requirements" / name).read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]
@@ -105,6 +105,31 @@ def test_every_requirement_is_pinned_exactly_and_once(name):
     assert pins and all(pin.count("==") == 1 for pin in pins)
     assert len(set(names)) == len(names)
     assert not {"torchvision", "cv-bridge"} & set(names)
+
+
+def pinned(name: str) -> set[str]:
+    lines = (REPOSITORY / "requirements" / name).read_text().splitlines()
+    return {line.split("==")[0].lower().replace("_", "-") for line in lines if line and not line.startswith("#")}
+
+
+@pytest.mark.parametrize("name", steps.OPTIONAL)
+def test_an_optional_part_pins_nothing_that_the_suite_pins_already(name):
+    assert not pinned(f"{name}.txt") & (pinned("base.txt") | pinned("dev.txt"))
+
+
+def test_an_optional_part_is_installed_only_when_asked_for_and_then_kept_up_to_date(tmp_path):
+    layout, stamps = state.Layout(tmp_path, "jazzy"), state.Stamps(tmp_path / "stamps.json")
+
+    def step() -> steps.Step | None:
+        found = [each for each in steps.Setup(layout, Path(sys.executable), stamps).steps() if each.name == "optional"]
+        return found[0] if found else None
+
+    assert step() is None
+    stamps.set("with", "serve")
+    before = step().seen()
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements" / "serve.txt").write_text("ray==1")
+    assert step().seen() != before
 
 
 def layout_of(tmp_path: Path, monkeypatch, env: dict[str, str], distro: str | None = None) -> state.Layout:

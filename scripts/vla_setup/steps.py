@@ -33,6 +33,14 @@ _RENDER_PROBE = (
 )
 
 
+OPTIONAL = ("serve",)  # requirements/NAME.txt, for `./vla setup --with NAME`
+
+
+def optional_parts(stamps: Stamps) -> list[str]:
+    """Names that setup was ever run with."""
+    return stamps.values.get("with", "").split()
+
+
 @dataclass(frozen=True)
 class Step:
     """``name`` keys the stamp, ``title`` is shown, ``seen`` is the fingerprint that a finished step leaves.
@@ -58,6 +66,7 @@ class Setup:
             Step("tools", "compiler, headers and venv support", lambda: "3", self.tools),
             Step("venv", "virtual environment", self._venv_seen, self.venv),
             Step("python", "Python packages (the long step: about 2 GB)", self._python_seen, self.python),
+            *self._optional_step(),
             Step("cmake", "CMake path repairs in the ROS wheels", self._cmake_seen, self.cmake),
             Step("rendering", "rendering without a display", self._rendering_seen, self.rendering),
             Step("workspace", "colcon build", self._workspace_seen, self.workspace),
@@ -112,6 +121,7 @@ class Setup:
             command: list[str | Path] = [self.base_python, "-m", "venv", "--clear", *flags, self.layout.venv]
             run("virtual environment", command, self.log, remedy=_RERUN)
             self.stamps.clear("python")
+            self.stamps.clear("optional")
 
     def requirement_files(self) -> list[Path]:
         folder = self.layout.root / "requirements"
@@ -128,28 +138,35 @@ class Setup:
                 f"the ROS 2 wheels exist for x86_64, this machine is {platform.machine()}",
                 f"install ROS 2 {self.layout.distro}, source its setup.bash, and run the same command again",
             )
-        pip: list[str | Path] = [
-            self.layout.python,
-            "-m",
-            "pip",
-            "install",
-            "--disable-pip-version-check",
-            "--prefer-binary",
-        ]
+        self._install(self.requirement_files())
+        self._pip(["--no-deps", "-r", self.layout.root / "requirements" / "no-deps.txt"])
+
+    def _install(self, files: list[Path]) -> None:
         wanted: list[str | Path] = []
-        for path in self.requirement_files():
+        for path in files:
             wanted += ["-r", path]
         if self.layout.system:
-            wanted = list(self._missing_requirements())
+            wanted = list(self._missing_requirements(files))
+        if wanted:
+            self._pip(wanted)
+
+    def _pip(self, wanted: list[str | Path]) -> None:
+        command: list[str | Path] = [self.layout.python, "-m", "pip", "install", "--disable-pip-version-check"]
         remedy = "check the network connection and the free space on the disk, then run the same command again"
         env = dict(os.environ) | {"PYTHONNOUSERSITE": "1", "_ROS_WHEELS_BOOTSTRAP_COMPLETE": "1"}
         env.pop("PYTHONPATH", None)  # pip would take what lies there for installed
-        if wanted:
-            run("Python packages", [*pip, *wanted], self.log, env=env, remedy=remedy)
-        no_deps = self.layout.root / "requirements" / "no-deps.txt"
-        run("Python packages", [*pip, "--no-deps", "-r", no_deps], self.log, env=env, remedy=remedy)
+        run("Python packages", [*command, "--prefer-binary", *wanted], self.log, env=env, remedy=remedy)
 
-    def _missing_requirements(self) -> list[str]:
+    def _optional_step(self) -> list[Step]:
+        """The parts that this environment was asked for, once and for good."""
+        names = optional_parts(self.stamps)
+        files = [self.layout.root / "requirements" / f"{name}.txt" for name in names]
+        if not names:
+            return []
+        title = f"optional Python packages: {', '.join(names)}"
+        return [Step("optional", title, lambda: fingerprint(*files), lambda: self._install(files))]
+
+    def _missing_requirements(self, files: list[Path]) -> list[str]:
         """Requirements beside a sourced ROS 2, whose own packages are visible from the venv."""
         script = (
             "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
@@ -157,9 +174,7 @@ class Setup:
         env = dict(os.environ) | {"_ROS_WHEELS_BOOTSTRAP_COMPLETE": "1"}
         listed = subprocess.run([self.layout.python, "-c", script], env=env, capture_output=True, text=True, check=True)
         present = {_normal(name): version for name, version in _json_object(listed.stdout).items()}
-        return missing_requirements(
-            [line for path in self.requirement_files() for line in path.read_text().splitlines()], present
-        )
+        return missing_requirements([line for path in files for line in path.read_text().splitlines()], present)
 
     # -- ROS wheels ------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ setup(
         "vla_policy_node.backends": [
             "flow = vla_policy_node.backends.flow:load",
             "replay = vla_policy_node.backends.replay:load",
+            "scripted = vla_policy_node.backends.scripted:load",
             "openpi = vla_policy_node.backends.openpi:load",
             "gr00t = vla_policy_node.backends.gr00t:load",
             "openvla_rest = vla_policy_node.backends.openvla_rest:load",

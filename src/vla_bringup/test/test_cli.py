@@ -12,8 +12,8 @@ from vla_contract.errors import ConfigError
 from vla_node_base.domains import free_domain
 
 COMMANDS = (
-    "setup", "demo", "eval", "train", "test", "bench", "interop", "audit", "run", "serve", "status", "instruct",
-    "arm", "disarm", "estop", "reset",
+    "setup", "demo", "eval", "train", "test", "bench", "interop", "import-policy", "audit", "campaign", "run", "serve",
+    "doctor", "status", "instruct", "tool", "reduced", "arm", "disarm", "estop", "reset", "retreat",
 )  # fmt: skip
 
 
@@ -34,7 +34,12 @@ def test_help_lists_every_command_and_the_exit_codes():
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in COMMANDS if c not in ("setup", "train", "test", "bench", "interop", "audit")]
+    "command",
+    [
+        c
+        for c in COMMANDS
+        if c not in ("setup", "train", "test", "bench", "interop", "import-policy", "audit", "campaign")
+    ],
 )
 def test_every_command_explains_itself(command):
     answer = vla(command, "--help")

@@ -18,10 +18,10 @@ from rclpy.action import ActionClient
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
-from std_srvs.srv import Trigger
+from std_srvs.srv import SetBool, Trigger
 from vla_msgs.action import ExecuteTask
 from vla_msgs.msg import ActionChunk, PolicyStatus, SafetyDecision, SafetyState, SceneState
-from vla_msgs.srv import ResetScene
+from vla_msgs.srv import ResetScene, SetTool
 
 from vla_bringup.episode import Episode
 from vla_contract.errors import VlaError
@@ -31,6 +31,7 @@ from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
 
 MODES = {0: "DISARMED", 1: "ARMED", 2: "OVERRIDE", 3: "HOLD", 4: "ESTOP"}
 POLICY_STATES = {0: "UNCONFIGURED", 1: "LOADING", 2: "READY", 3: "RUNNING", 4: "WAITING", 5: "FAILED"}
+TRIGGERS = ("arm", "disarm", "estop", "reset", "retreat")  # services of the filter
 OUTCOMES = {0: "SUCCEEDED", 1: "FAILED", 2: "TIMEOUT", 3: "CANCELED", 4: "STOPPED", 5: "REFUSED"}
 
 SERVICE_TIMEOUT = 10.0  # s, for a service or action server to appear and to answer
@@ -125,8 +126,10 @@ class Operator:
         node.create_subscription(SceneState, "/vla_sim/ground_truth", self._on_scene, SENSOR)
         node.create_subscription(JointState, robot.joint_states.topic, self._on_joints, SENSOR)
         self._services = {
-            name: node.create_client(Trigger, f"/vla_safety/{name}") for name in ("arm", "disarm", "estop", "reset")
+            name: node.create_client(Trigger, f"/vla_safety/{name}") for name in TRIGGERS
         }
+        self._set_tool = node.create_client(SetTool, "/vla_safety/set_tool")
+        self._reduce = node.create_client(SetBool, "/vla_safety/reduced_speed")
         self._reset = node.create_client(ResetScene, "/vla_sim/reset")
         self._execute = ActionClient(node, ExecuteTask, "/vla_policy/execute_task")
 
@@ -228,12 +231,31 @@ class Operator:
                 self._changed.wait(min(_TICK, remaining))
 
     def trigger(self, name: str, timeout: float = SERVICE_TIMEOUT) -> tuple[bool, str]:
-        """Calls arm, disarm, estop or reset; returns success and message.
+        """Calls one of TRIGGERS; returns success and message.
 
         Raises:
             NotReady: when the filter does not answer.
         """
         response = self._call(self._services[name], Trigger.Request(), f"/vla_safety/{name}", timeout)
+        return bool(response.success), str(response.message)
+
+    def set_tool(self, tool: str, payload: str = "", timeout: float = SERVICE_TIMEOUT) -> tuple[bool, str]:
+        """Tells the filter what is mounted and carried, by names of its safety file; empty: nothing.
+
+        Raises:
+            NotReady: when the filter does not answer.
+        """
+        request = SetTool.Request(tool=tool, payload=payload)
+        response = self._call(self._set_tool, request, "/vla_safety/set_tool", timeout)
+        return bool(response.success), str(response.message)
+
+    def reduce_speed(self, on: bool, timeout: float = SERVICE_TIMEOUT) -> tuple[bool, str]:
+        """Switches reduced speed.
+
+        Raises:
+            NotReady: when the filter does not answer.
+        """
+        response = self._call(self._reduce, SetBool.Request(data=on), "/vla_safety/reduced_speed", timeout)
         return bool(response.success), str(response.message)
 
     def reset_scene(self, seed: int, timeout: float = SERVICE_TIMEOUT) -> None:

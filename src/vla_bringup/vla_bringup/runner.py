@@ -106,6 +106,13 @@ class Runner:
                 f"{gate} {_ending(process.popen.returncode)}: the rest does not start\n{self.log_tail(gate)}"
             )
 
+    def restart(self, name: str) -> None:
+        """Starts a node again; ends it first if it still runs. Its log begins anew."""
+        process = self._processes[name]
+        _signal_group(process, signal.SIGKILL)
+        process.popen.wait()
+        self._start(process.spec, command(process.spec, self.log_folder))
+
     def check(self) -> None:
         """Raises:
         NodeDied: when a required node has ended; names it and shows the end of its log.

@@ -20,6 +20,7 @@ Value = bool | int | float | str | tuple[str, ...]
 
 DDS_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 ROBOT_STATE = "~/.ros/vla"  # where a latched e-stop survives a restart, and the filter's decisions are recorded
+AUDIT_KEEP = 20_000.0  # MB of records: about a fortnight of work; the oldest are deleted
 FILTER_TIMEOUT = 30.0  # s for the safety filter to come up
 
 
@@ -102,7 +103,7 @@ def robot_system(robot: str, policy: str, safety: str = "", *, rviz: bool = Fals
     """
     files = _files(robot, policy, safety)
     common: dict[str, Value] = {"robot": str(files.robot.path)}
-    kept = {"state_dir": ROBOT_STATE, "audit_dir": f"{ROBOT_STATE}/audit"}
+    kept = {"state_dir": ROBOT_STATE, "audit_dir": f"{ROBOT_STATE}/audit", "audit_keep": AUDIT_KEEP}
     system = [
         _node("vla_safety", "vla_safety", {**common, "safety": str(files.safety), **kept}),
         _node("vla_bringup", "vla_wait_for_filter", {"timeout": FILTER_TIMEOUT}, required=False, gate=True),

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from vla_policy_node.backends.flow import load
 ROBOT = "package://vla_bringup/config/robots/fr3_sim.yaml"
 CHECKPOINT = "package://vla_policy_node/models/flow"
 BUDGET_MS = 100.0  # for one chunk on two cores
+PLAIN, GUIDED = "chunk", "chunk continuing a prefix"  # real-time chunking's price is the second over the first
 _WARM_UP = 5
 
 
@@ -45,22 +46,29 @@ def measure(robot: Robot, checkpoint: Path, threads: int, runs: int) -> dict[str
         return Observation(0, images, home, np.zeros(len(home)), sentence)
 
     plain = observation("put the red cube in the tray")
+    return _times(
+        {
+            PLAIN: lambda: policy.infer(plain, None),
+            GUIDED: lambda: policy.infer(plain, prefix),
+            "chunk for a new sentence": lambda: policy.infer(observation(next(sentences)), None),
+        },
+        runs,
+    )
+
+
+def _times(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, dict[str, float]]:
+    """The calls in turn, so that whatever else the machine does meets all of them alike."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for run in range(-_WARM_UP, runs):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            if run >= 0:
+                times[name].append(1e3 * (time.perf_counter() - start))
     return {
-        "chunk": _times(lambda: policy.infer(plain, None), runs),
-        "chunk continuing a prefix": _times(lambda: policy.infer(plain, prefix), runs),
-        "chunk for a new sentence": _times(lambda: policy.infer(observation(next(sentences)), None), runs),
+        name: {"p50_ms": round(float(np.median(taken)), 2), "p99_ms": round(float(np.percentile(taken, 99)), 2)}
+        for name, taken in times.items()
     }
-
-
-def _times(call: Callable[[], object], runs: int) -> dict[str, float]:
-    for _ in range(_WARM_UP):
-        call()
-    times = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        call()
-        times.append(1e3 * (time.perf_counter() - start))
-    return {"p50_ms": round(float(np.median(times)), 2), "p99_ms": round(float(np.percentile(times, 99)), 2)}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,15 +87,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VlaError as error:
         console.print(f"[red]{error}")
         return 1
+    ratio = round(results[GUIDED]["p50_ms"] / results[PLAIN]["p50_ms"], 3)
     if options.json:
         machine = {"cores": os.cpu_count(), "torch": torch.__version__, "threads": options.threads}
-        print(json.dumps({"budget_ms": BUDGET_MS, "machine": machine, **results}))
+        print(json.dumps({"budget_ms": BUDGET_MS, "machine": machine, "rtc_over_plain": ratio, **results}))
     else:
         table = Table("flow policy", "median ms", "99 % ms")
         for name, row in results.items():
             table.add_row(name, str(row["p50_ms"]), str(row["p99_ms"]))
         Console().print(table)
-    return 0 if results["chunk"]["p50_ms"] <= BUDGET_MS else 1
+        Console().print(f"real-time chunking over plain inference: {ratio:.2f}")
+    return 0 if results[PLAIN]["p50_ms"] <= BUDGET_MS else 1
 
 
 if __name__ == "__main__":

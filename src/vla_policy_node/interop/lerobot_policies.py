@@ -1,4 +1,4 @@
-"""Our in-process backend for LeRobot's policies with a tiny ACT, in LeRobot's environment: `./vla interop`."""
+"""Our in-process backend for LeRobot's policies at tiny size, in LeRobot's environment: `./vla interop`."""
 
 import json
 import os
@@ -38,6 +38,7 @@ def folder(tmp_path_factory):
     np.savez(path / "observations.npz", state=state, image=image)
     run("tiny_act.py", path)
     run("run_policy.py", path, FR3.path)
+    run("tiny_smolvla.py", path, FR3.path)
     yield path
     shutil.rmtree(path)
 
@@ -52,6 +53,17 @@ def test_our_backend_answers_what_lerobot_computes_itself(folder):
 
 def test_a_policy_that_looks_back_sees_what_it_sees_under_lerobot(folder):
     assert json.loads((folder / "said.json").read_text())["diffusion"] <= 1e-5
+
+
+def test_smolvla_answers_what_it_answers_under_lerobot(folder):
+    said = json.loads((folder / "smolvla.json").read_text())
+    assert said["spread"] > 1e-3, "the policy looks at what it is shown"
+    assert said["difference"] <= 1e-5
+
+
+def test_a_language_model_that_is_not_there_is_named(folder):
+    refused = json.loads((folder / "smolvla.json").read_text())["refused"]
+    assert "LeRobot cannot load checkpoint" in refused and "option backbone" in refused
 
 
 def test_what_does_not_fit_is_refused(folder):

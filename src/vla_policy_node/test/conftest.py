@@ -13,6 +13,11 @@ from vla_contract.robot import load_robot
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="starvation: 1e6 control ticks for each case")
+
+
 URDF = """<robot name="two"><link name="base"/><link name="a"/><link name="hand"/><link name="finger"/>
 <joint name="j1" type="revolute"><parent link="base"/><child link="a"/><axis xyz="0 0 1"/>
 <limit lower="-2" upper="2" velocity="2" effort="1"/></joint>

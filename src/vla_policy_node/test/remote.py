@@ -1,4 +1,4 @@
-"""What the tests of action spaces and remote policies share: robots, observations, free ports."""
+"""What the tests of action spaces and remote policies share: robots, observations, servers, clients of ours."""
 
 import os
 import socket
@@ -10,13 +10,18 @@ from pathlib import Path
 
 import numpy as np
 
+from vla_contract.chunk import ActionChunk
+from vla_contract.errors import InferenceError
 from vla_contract.observation import Observation
-from vla_contract.robot import Robot, load_robot
+from vla_contract.robot import Robot, load_robot, read_yaml
+from vla_policy_node.backends import Backend, load_backend, locate
 
 BRINGUP = Path(__file__).parents[2] / "vla_bringup"
 FR3 = load_robot(BRINGUP / "config" / "robots" / "fr3_sim.yaml")
 HOME = np.array(FR3.home)
 STAMP = 1_700_000_000_000_000_000
+# Options of a client that waits for a busy machine, and knocks again at once: tests kill servers.
+QUICK = {"timeout": 20.0, "first_timeout": 20.0, "connect_timeout": 5.0, "shortest_retry": 0.02, "longest_retry": 0.05}
 
 
 def aloha() -> Robot:
@@ -82,10 +87,10 @@ def listens(port: int) -> bool:
 
 
 class Server:
-    """A server process at a port of its own; can be killed, frozen and started again."""
+    """A server process at a port of its own; can be killed, frozen, started again. `patience`: s until it listens."""
 
-    def __init__(self, *command: str, environment: dict[str, str] | None = None):
-        self.port = free_port()
+    def __init__(self, *command: str, environment: dict[str, str] | None = None, patience: float = 90.0):
+        self.port, self._patience = free_port(), patience
         self._command = [part.format(port=self.port) for part in command]
         self._environment = {**os.environ, **(environment or {})}
         self.process: subprocess.Popen[bytes] | None = None
@@ -99,7 +104,7 @@ class Server:
             assert self.process is not None and self.process.poll() is None, "the server ended at once"
             return listens(self.port)
 
-        until(up)
+        until(up, self._patience)
 
     def signal(self, number: int) -> None:
         """Sends a signal."""
@@ -111,3 +116,25 @@ class Server:
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
+
+
+def remote_backend(policy: str, port: int, robot: Robot = FR3, **changes: object) -> Backend:
+    """The client that a policy file which ships describes, quick, at a port of the loopback interface."""
+    content = read_yaml(BRINGUP / "config" / "policies" / f"{policy}.yaml", "policy file")
+    options = {**content["options"], "port": port, **QUICK, **changes}
+    return load_backend(locate(content["backend"]), Path("."), robot, options)
+
+
+def answered(backend: Backend, seen: Observation) -> ActionChunk:
+    """An inference that goes through once the server is back."""
+    chunks: list[ActionChunk] = []
+
+    def attempt() -> bool:
+        try:
+            chunks.append(backend.infer(seen, None))
+        except InferenceError:
+            return False
+        return True
+
+    until(attempt)
+    return chunks[0]

@@ -139,7 +139,7 @@ class TestReplay:
         content = {"joint_names": ["grip", "j2", "j1"], "times": [0, 1], "positions": [[0.04, 0.5, 0.0], [0, 0.6, 0.1]]}
         path = tmp_path / "two_points.yaml"
         path.write_text(yaml.safe_dump(content))
-        recording = load(path, robot, {}).recording
+        recording = load(path, robot, {}).recording.motion
         np.testing.assert_allclose(recording.positions, [[0.0, 0.5, 0.04], [0.1, 0.6, 0.0]])
 
     @pytest.mark.parametrize(

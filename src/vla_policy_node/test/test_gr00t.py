@@ -5,26 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from remote import BRINGUP, FR3, Server, free_port, observation, until
+from remote import FR3, Server, answered, free_port, observation, remote_backend
 
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.policy import check_fit
-from vla_contract.robot import read_yaml
-from vla_policy_node.backends import load_backend, locate
 
 DOUBLE = str(Path(__file__).parent / "gr00t_policy_server.py")
-QUICK = {
-    "timeout": 20.0, "first_timeout": 20.0, "connect_timeout": 5.0, "shortest_retry": 0.02, "longest_retry": 0.05,
-}  # fmt: skip
 VERSIONS = ("n1.5", "n1.6", "n1.7")
 
 
 def client(port, version="n1.6", **changes):
-    options = read_yaml(BRINGUP / "config" / "policies" / "gr00t.yaml", "policy file")["options"]
-    spoken = "n1.6" if version == "n1.7" else version
-    return load_backend(
-        locate("gr00t"), Path("."), FR3, {**options, "port": port, "version": spoken, **QUICK, **changes}
-    )
+    return remote_backend("gr00t", port, version="n1.6" if version == "n1.7" else version, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +44,6 @@ def expected_positions(seen):
     positions = seen.positions + 0.01 * np.arange(1, 17)[:, None] * np.ones(8)
     positions[:, 7] = 0.04 if "open" in seen.instruction else 0.0
     return positions
-
-
-def answered(backend, seen):
-    chunks = []
-
-    def attempt():
-        try:
-            chunks.append(backend.infer(seen))
-        except InferenceError:
-            return False
-        return True
-
-    until(attempt)
-    return chunks[0]
 
 
 def test_the_policy_file_that_ships_fits_its_robot_and_needs_no_server_to_be_read():

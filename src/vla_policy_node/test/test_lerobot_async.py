@@ -13,22 +13,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from remote import BRINGUP, FR3, Server, free_port, observation, until
+from remote import FR3, Server, answered, free_port, observation, remote_backend
 
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.policy import check_fit
-from vla_contract.robot import read_yaml
 from vla_policy_node.backends import lerobot_wire as wire
-from vla_policy_node.backends import load_backend, locate
-
-QUICK = {
-    "timeout": 20.0, "first_timeout": 20.0, "connect_timeout": 5.0, "shortest_retry": 0.02, "longest_retry": 0.05,
-}  # fmt: skip
 
 
 def client(port, **changes):
-    options = read_yaml(BRINGUP / "config" / "policies" / "lerobot_async.yaml", "policy file")["options"]
-    return load_backend(locate("lerobot_async"), Path("."), FR3, {**options, "port": port, **QUICK, **changes})
+    return remote_backend("lerobot_async", port, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -43,20 +36,6 @@ def backend(server):
     client_of_it = client(server.port)
     yield client_of_it
     client_of_it.close()
-
-
-def answered(backend, seen):
-    chunks = []
-
-    def attempt():
-        try:
-            chunks.append(backend.infer(seen))
-        except InferenceError:
-            return False
-        return True
-
-    until(attempt)
-    return chunks[0]
 
 
 def check(chunk, seen):

@@ -215,3 +215,13 @@ def test_whatever_comes_it_is_paired_right_or_refused_by_name(messages, now):
     assert paired.stamp_ns == max(stamps) and max(stamps) - min(stamps) <= tolerances.skew * S
     assert -tolerances.future * S <= now - min(stamps) <= (tolerances.image_age + tolerances.skew) * S
     assert abs(paired.positions[0] - paired.stamp_ns / S) <= tolerances.skew + 1e-9
+
+
+def test_velocities_lead_over_the_last_milliseconds_before_an_image():
+    buffer = healthy(make(), 1.0)
+    image(buffer, "front", 1.008)
+    image(buffer, "wrist", 1.008)
+    now = round(1.01 * S)
+    assert buffer.joints_reach(round(1.008 * S), now, ahead=True)
+    assert not buffer.joints_reach(round(1.008 * S), now) and not buffer.joints_reach(round(1.02 * S), now, ahead=True)
+    np.testing.assert_allclose(buffer.pair(now, now).positions, [1.008, -0.992])

@@ -7,22 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from remote import BRINGUP, FR3, Server, aloha, free_port, observation, until
+from remote import FR3, Server, aloha, answered, free_port, observation, remote_backend
 from websockets.sync.server import serve
 
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.policy import check_fit
-from vla_contract.robot import read_yaml
-from vla_policy_node.backends import load_backend, locate
 from vla_policy_node.backends.encodings import pack_openpi
-
-POLICIES = BRINGUP / "config" / "policies"
-QUICK = {"timeout": 20.0, "first_timeout": 20.0, "connect_timeout": 5.0, "shortest_retry": 0.02, "longest_retry": 0.05}
 
 
 def client(port, robot=FR3, policy="openpi_droid", **changes):
-    options = read_yaml(POLICIES / f"{policy}.yaml", "policy file")["options"]
-    return load_backend(locate("openpi"), Path("."), robot, {**options, "port": port, **QUICK, **changes})
+    return remote_backend(policy, port, robot, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +39,6 @@ def hasty(server):
     backend = client(server.port, timeout=0.3)
     yield backend
     backend.close()
-
-
-def answered(backend, seen):
-    """An inference that goes through once the server is back."""
-    chunks = []
-
-    def attempt():
-        try:
-            chunks.append(backend.infer(seen))
-        except InferenceError:
-            return False
-        return True
-
-    until(attempt)
-    return chunks[0]
 
 
 def expected_positions(seen):

@@ -7,24 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from remote import BRINGUP, FR3, Server, aloha, free_port, observation, until
+from remote import FR3, Server, aloha, answered, free_port, observation, remote_backend
 
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.policy import check_fit
-from vla_contract.robot import read_yaml
 from vla_kinematics import ToolKinematics
-from vla_policy_node.backends import load_backend, locate
 from vla_policy_node.core.rotations import to_matrix
 
 KINEMATICS = ToolKinematics(FR3.urdf(), FR3.joints, FR3.tool_frame, FR3.home)
-QUICK = {
-    "timeout": 20.0, "first_timeout": 20.0, "connect_timeout": 5.0, "shortest_retry": 0.02, "longest_retry": 0.05,
-}  # fmt: skip
 
 
 def client(port, policy="openvla", robot=FR3, **changes):
-    options = read_yaml(BRINGUP / "config" / "policies" / f"{policy}.yaml", "policy file")["options"]
-    return load_backend(locate("openvla_rest"), Path("."), robot, {**options, "port": port, **QUICK, **changes})
+    return remote_backend(policy, port, robot, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -39,20 +33,6 @@ def hasty(server):
     backend = client(server.port, timeout=0.3)
     yield backend
     backend.close()
-
-
-def answered(backend, seen):
-    chunks = []
-
-    def attempt():
-        try:
-            chunks.append(backend.infer(seen))
-        except InferenceError:
-            return False
-        return True
-
-    until(attempt)
-    return chunks[0]
 
 
 def check(chunk, seen):

@@ -1,9 +1,9 @@
 """π0 through our backend against transformers' own sampling, with a tiny random network; real-time chunking."""
 
 import functools
-import importlib.util
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -23,6 +23,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers.models.pi0", reason="this version of transformers has no π0")
 
 from vla_policy_node.backends.guidance import Guide, guidance_weight, integrate, soft_mask  # noqa: E402
+from vla_policy_node.backends.local import LocalOptions, prepare  # noqa: E402
+
+TINY = {"inputs": {}, "action": {"space": "joint_position"}}
 
 
 @pytest.fixture(scope="module")
@@ -139,18 +142,43 @@ def test_half_precision_is_close(policy, folder):
     assert 0 < np.abs(half - full).max() < 0.05
 
 
-def test_int8_weights_are_close(policy, folder):
-    pytest.importorskip("torchao", reason="torchao is not installed")
+@pytest.mark.parametrize(("kind", "bound"), [("int8", 0.02), ("int4", 0.2)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_weights_of_few_bits_are_close(policy, folder, kind, bound, dtype):
     full = policy.infer(wide(), None).positions
-    assert 0 < np.abs(backend(folder, quantise="int8").infer(wide(), None).positions - full).max() < 0.1
+    few = backend(folder, quantise=kind, dtype=dtype).infer(wide(), None).positions
+    assert 0 < np.abs(few - full).max() < bound
 
 
-def test_weights_that_cannot_be_quantised_are_not_left_as_they_are_in_silence(folder):
-    told = (
-        "cannot be imported" if importlib.util.find_spec("torchao") is None else "no layer of the model|torchao cannot"
-    )
-    with pytest.raises(ConfigError, match=told):
-        backend(folder, quantise="int4")
+@pytest.mark.parametrize(("kind", "bound"), [("int8", 0.015), ("int4", 0.15)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_error_of_few_bits_is_that_of_their_rounding(kind, bound, dtype):
+    """Relative, for weights and inputs as networks have them; int4 has steps of a seventh of a group's peak."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(256, 128).to(dtype).requires_grad_(False)
+    layer.weight.normal_(std=0.06)
+    x = torch.randn(64, 256).to(dtype)
+    full = layer(x).float()
+    few = prepare(torch.nn.Sequential(layer), LocalOptions(**TINY, quantise=kind), torch.device("cpu"))(x).float()
+    assert 0 < (few - full).norm() / full.norm() < bound
+
+
+def test_without_torchao_the_remedy_is_named(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
+    with pytest.raises(ConfigError, match="'torchao' cannot be imported.*leave the key out"):
+        backend(folder, quantise="int8")
+
+
+def test_weights_that_cannot_be_quantised_are_not_left_as_they_are_in_silence():
+    narrow = torch.nn.Linear(24, 8)
+    with pytest.raises(ConfigError, match="no layer of the model has a size that torchao can make int4"):
+        prepare(narrow, LocalOptions(**TINY, quantise="int4"), torch.device("cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_graphs_want_a_gpu(folder):
+    with pytest.raises(ConfigError, match="CUDA graphs, but the model is on cpu; use 'default', or a GPU"):
+        backend(folder, compile="reduce-overhead")
 
 
 def test_compiled_chunks_are_the_same(folder, tmp_path, monkeypatch):

@@ -1,114 +1,13 @@
-"""Laws of the chunk scheduler, on a virtual clock."""
+"""The chunk scheduler, case by case, on a virtual clock. Its laws: test_scheduling_laws.py."""
 
 import numpy as np
 import pytest
-from conftest import limit
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from worlds import JOINTS, NO_GRIPPER, T0, S, World, limits, run, wish
 
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError, ConfigError
 from vla_contract.interpolation import Trajectory
-from vla_contract.limits import JointLimits
 from vla_policy_node.core.scheduling import ChunkScheduler, Reality, Schedule
-from vla_policy_node.core.smoothing import Pace, follow_setpoint, smooth
-from vla_policy_node.core.splicing import APART, Bounds, portion
-
-S = 10**9
-T0 = 1_700_000_000 * S
-JOINTS = ("j1", "j2", "grip")
-# Runs of the whole scheduler take long to shrink; what fails says enough.
-FAST = tuple(phase for phase in Phase if phase not in (Phase.shrink, Phase.explain))
-NO_GRIPPER = np.array([0, 1])
-
-
-def limits():
-    rows = [limit(-2.0, 2.0, 2.0, 10.0, 5000.0)] * 2 + [limit(0.0, 0.04, 0.15, 2.0, 200.0)]
-    keys = ("min_position", "max_position", "max_velocity", "max_acceleration", "max_jerk")
-    return JointLimits(JOINTS, *(np.array([row[key] for row in rows]) for key in keys))
-
-
-def wish(t, phase=0.0, size=0.5):
-    """Where a policy wants the joints at time t (K,) s."""
-    t = np.atleast_1d(t)
-    grip = np.where(np.sin(2 * t + phase) > 0, 0.04, 0.0)
-    return np.stack([size * np.sin(1.2 * t + phase), size * np.cos(0.9 * t + phase), grip], axis=1)
-
-
-class World:
-    """A policy with noise and a latency, a robot that follows the plan exactly, a clock that only tests move."""
-
-    def __init__(self, schedule=Schedule(), noise=0.0, seed=0, horizon=16, dt=0.1, flicker=False):
-        self.scheduler = ChunkScheduler(limits(), 2, schedule)
-        self.rng = np.random.default_rng(seed)
-        self.flicker = flicker
-        self.noise, self.times = noise, dt * np.arange(1, horizon + 1)
-        self.published = []
-        self.start = wish(0.0)[0]
-
-    def position(self, now_ns):
-        past = [p for p in self.published if p[0] <= now_ns]
-        if not past:
-            return self.start
-        published_ns, splice = past[-1]
-        t = (now_ns - splice.chunk.stamp_ns) * 1e-9
-        return splice.chunk.trajectory.sample(t).positions[0]
-
-    def infer(self, observed_ns, latency, phase=0.0):
-        self.scheduler.begin(observed_ns)
-        now_ns = observed_ns + round(latency * S)
-        points = wish((observed_ns - T0) * 1e-9 + self.times, phase)
-        if self.flicker:
-            points[:, 2] = 0.04 * self.rng.random(len(points)).round(int(self.rng.integers(3)))
-        points[:, :2] += self.rng.normal(0, self.noise, (len(points), 2)) if self.noise else 0.0
-        chunk = ActionChunk(observed_ns, JOINTS, Trajectory(self.times, points))
-        splice = self.scheduler.splice(chunk, self.position(observed_ns), now_ns, Reality(self.position(now_ns)))
-        self.published.append((now_ns, splice))
-        return now_ns, splice
-
-
-def run(world, latencies, period=0.4, phase=0.0):
-    observed = T0
-    for latency in latencies:
-        now, _ = world.infer(observed, latency, phase)
-        observed = max(observed + round(period * S), now)
-    return world
-
-
-@settings(deadline=None, max_examples=40, phases=FAST, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    st.lists(st.floats(0.0, 0.6), min_size=2, max_size=8),
-    st.floats(0.0, 0.01),
-    st.floats(-0.5, 0.5),
-    st.integers(0, 1000),
-    st.booleans(),
-    st.sampled_from(["async", "ensemble", "rtc"]),
-)
-def test_published_motion_is_one_smooth_curve(latencies, noise, phase, seed, flicker, strategy):
-    world = run(World(Schedule(strategy=strategy), noise, seed, flicker=flicker), latencies, phase=phase)
-    bounds = limits()
-    for (_, before), (now_ns, after) in zip(world.published, world.published[1:], strict=False):
-        shift = (after.chunk.stamp_ns - before.chunk.stamp_ns) * 1e-9
-        old, new = before.chunk.trajectory, after.chunk.trajectory
-        now = (now_ns - after.chunk.stamp_ns) * 1e-9
-        # Nothing of it has passed, and it begins at once: no gap while inference is shorter than the horizon.
-        assert now - APART <= new.start <= now + 2 * APART and new.start >= 0
-        assert old.end - shift > new.start
-        # The frozen prefix is the old plan, exactly; the filter compares it to 1e-7, 1e-5 and 1e-3.
-        frozen = np.linspace(new.start + 1e-6, now + 0.1 - APART, 30)
-        a, b = old.sample(frozen + shift), new.sample(frozen)
-        np.testing.assert_allclose(b.positions, a.positions, atol=1e-8)
-        np.testing.assert_allclose(b.velocities, a.velocities, atol=1e-6)
-        np.testing.assert_allclose(b.accelerations, a.accelerations, atol=1e-4)
-        assert after.step < 1e-9 and after.base == "plan"
-    for _, splice in world.published:
-        curve = splice.chunk.trajectory
-        states = curve.sample(np.linspace(curve.start, curve.end, 1000))
-        assert (np.abs(states.velocities) <= bounds.max_velocity).all()
-        assert (np.abs(states.accelerations) <= bounds.max_acceleration).all()
-        assert (np.abs(states.jerks) <= bounds.max_jerk).all()
-        assert (states.positions >= bounds.min_position - 1e-6).all()
-        assert (states.positions <= bounds.max_position + 1e-6).all()
 
 
 def test_follows_what_the_policy_wants():
@@ -259,44 +158,10 @@ class TestReality:
         np.testing.assert_allclose(first.velocities, here.velocities, atol=1e-4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("strategy", "until"), [("async", 100_000), ("ensemble", 5_000), ("rtc", 5_000)])
-def test_no_control_tick_without_a_setpoint(strategy, until):
-    """10 Hz images, inferences that jitter, with spikes up to half the horizon, ticks of 10 ms."""
-    rng = np.random.default_rng(7)
-    world = World(Schedule(strategy=strategy), noise=0.002)
-    ticks, now, observed, ends = 0, T0, T0, T0 + S
-    while ticks < until:
-        latency = min(0.8, rng.lognormal(np.log(0.12), 0.5) + (0.6 if rng.random() < 0.05 else 0.0))
-        if ticks and not world.scheduler.due(now, observed):
-            observed += S // 10
-            now = max(now, observed)
-            continue
-        published, splice = world.infer(observed, latency)
-        curve = splice.chunk.trajectory
-        assert ends >= published, "the old plan ended before the new chunk came"
-        ends = splice.chunk.stamp_ns + round(curve.end * S)
-        world.published = world.published[-2:]
-        ticks += (published - now) // (S // 100) + 1
-        now = published
-        observed = max(observed + S // 10, (now // (S // 10)) * (S // 10))
-    assert world.scheduler.starved == 0
-
-
 class TestStrategies:
-    def motion(self, strategy, latency=0.0, until=2.0):
-        world = run(World(Schedule(strategy=strategy)), [latency] * 8)
-        return np.stack([world.position(T0 + round(t * S)) for t in np.arange(0.5, until, 0.05)])
-
-    def test_without_delay_a_consistent_policy_moves_the_same_whatever_the_strategy(self):
-        expected = self.motion("async")
-        for strategy in ("ensemble", "rtc"):
-            np.testing.assert_allclose(self.motion(strategy)[:, :2], expected[:, :2], atol=4e-3)
-            np.testing.assert_allclose(self.motion(strategy)[:, 2], expected[:, 2], atol=4e-3)
-
     def test_an_ensemble_is_calmer(self):
         def mismatch(strategy):
-            world = World(Schedule(strategy=strategy, execution_horizon=0.1), noise=0.01, seed=1)
+            world = World(Schedule(strategy=strategy, execution_horizon=0.1, ensemble_decay=0.01), noise=0.01, seed=1)
             run(world, [0.1] * 20, period=0.1)
             return np.mean([splice.mismatch for _, splice in world.published[8:]])
 
@@ -359,68 +224,3 @@ def test_stop_comes_to_rest_inside_the_bounds():
     np.testing.assert_allclose(motion.positions[0], world.position(observed + round(motion.start * S)), atol=1e-6)
     world.scheduler.reset()
     assert world.scheduler.stop(now, Reality(world.position(now))) is None
-
-
-@given(st.integers(2, 30), st.integers(0, 10_000), st.floats(0.0, 0.05))
-def test_smoothing_keeps_what_is_smooth(points, seed, noise):
-    """A straight line passes unchanged, constants stay constants, and noise does not make acceleration."""
-    times = 0.1 * np.arange(points)
-    line = np.stack([0.5 * times, np.full(points, 0.3)], axis=1)
-    curve = smooth(times, line, np.array([5.0, 5.0]))
-    np.testing.assert_allclose(curve.positions, line, atol=1e-9)
-    np.testing.assert_allclose(curve.velocities, np.broadcast_to([0.5, 0.0], line.shape), atol=1e-7)
-    noisy = line + np.random.default_rng(seed).normal(0, noise, line.shape)
-    rough = smooth(times, noisy, np.array([np.inf, np.inf]), stiffness=0.0)
-    calm = smooth(times, noisy, np.array([5.0, 5.0]))
-    assert np.abs(calm.accelerations).max() <= np.abs(rough.accelerations).max() + 1e-9
-
-
-def test_smoothed_curve_is_a_cubic_spline():
-    times = np.array([0.0, 0.07, 0.2, 0.31, 0.5])
-    points = np.random.default_rng(1).normal(0, 0.1, (5, 2))
-    from scipy.interpolate import CubicSpline
-
-    expected = CubicSpline(times, points, bc_type="natural")
-    curve = smooth(times, points, np.full(2, np.inf), stiffness=0.0)
-    grid = np.linspace(0, 0.5, 100)
-    np.testing.assert_allclose(curve.sample(grid).positions, expected(grid), atol=1e-10)
-    np.testing.assert_allclose(curve.sample(grid).accelerations, expected(grid, 2), atol=1e-8)
-
-
-PACE = Pace(velocity=0.12, acceleration=0.8, jerk=40.0)
-
-
-@given(st.lists(st.floats(0.0004, 0.0396), min_size=1, max_size=6), st.integers(1, 60), st.floats(0.0004, 0.0396))
-def test_a_gripper_never_overshoots_nor_looks_ahead(goals, hold, position):
-    steps = np.repeat(goals, hold)
-    p, v, a = follow_setpoint((position, 0.0, 0.0), steps, 0.01, PACE)
-    assert np.abs(v).max() <= 0.121 and np.abs(a).max() <= 0.8 + 1e-9 and np.abs(np.diff(a)).max() <= 0.4 + 1e-9
-    same, _, _ = follow_setpoint((position, 0.0, 0.0), np.append(steps, 0.0), 0.01, PACE)
-    np.testing.assert_array_equal(same[: len(p)], p)
-    assert p.min() >= 0.0 and p.max() <= 0.04
-    if len(goals) == 1:
-        assert p.max() <= max(goals[0], position) + 2e-4 and p.min() >= min(goals[0], position) - 2e-4
-
-
-def test_a_gripper_arrives():
-    p, v, _ = follow_setpoint((0.0396, 0.0, 0.0), np.full(100, 0.0004), 0.01, PACE)
-    assert np.argmax(p < 0.02) * 0.01 < 0.3 and p[-1] == pytest.approx(0.0004, abs=2e-4) and abs(v[-1]) < 1e-3
-
-
-@given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))
-def test_a_portion_is_the_same_curve(a, b):
-    start, end = sorted((a, b))
-    rng = np.random.default_rng(3)
-    curve = Trajectory(np.linspace(0, 1, 6), *(rng.normal(size=(6, 2)) for _ in range(3)))
-    part = portion(curve, start, end)
-    grid = np.linspace(start, end, 20)
-    if len(part) > 1:
-        np.testing.assert_allclose(part.sample(grid).positions, curve.sample(grid).positions, atol=1e-7)
-
-
-def test_bounds_are_checked_between_the_knots():
-    bounds = Bounds(np.array([1.0]), np.array([100.0]), np.array([1e6]))
-    zero = np.zeros((2, 1))
-    # At rest at both ends; in the middle it moves at 15/8 of the mean speed.
-    curve = Trajectory([0.0, 1.0], [[0.0], [0.8]], zero, zero)
-    assert bounds.excess(curve) == pytest.approx(1.5, rel=1e-6)

@@ -9,30 +9,28 @@ import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from remote import BRINGUP, FR3, HOME, Server, observation, until
+from remote import BRINGUP, FR3, HOME, QUICK, Server, answered, observation, remote_backend, until
 
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.interpolation import Trajectory
 from vla_contract.policy import CameraInput, PolicyMetadata, Statistics
 from vla_contract.robot import read_yaml
-from vla_policy_node.backends import load_backend, locate
 from vla_policy_node.backends.encodings import pack_openpi
 from vla_policy_node.config import load_policy_file
 from vla_policy_node.core.model_inputs import ModelInputs, robot_layout
 from vla_policy_node.serve import PolicyServer
+from vla_policy_node.serving.engine import LocalEngine
 from vla_policy_node.worker.client import Answer, Ready, Refusal, Worker
 
 # openpi-client 0.1.2 opens its connection in the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
 
 WATCHED = ModelInputs(robot_layout(FR3, ("front", "wrist")), FR3)
-QUICK = {"timeout": 20.0, "first_timeout": 20.0, "shortest_retry": 0.02, "longest_retry": 0.05}
 
 
 class EchoBackend:
@@ -74,7 +72,7 @@ class Running:
     """A PolicyServer on an event loop of its own."""
 
     def __init__(self, backend, **options):
-        self.server = PolicyServer(backend, FR3, port=0, **options)
+        self.server = PolicyServer(LocalEngine(backend), FR3, port=0, **options)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -134,8 +132,7 @@ def openpi_client(port, key=None):
 
 
 def our_client(port, **changes):
-    options = read_yaml(BRINGUP / "config" / "policies" / "served.yaml", "policy file")["options"]
-    return load_backend(locate("openpi"), Path("."), FR3, {**options, "port": port, **QUICK, **changes})
+    return remote_backend("served", port, **changes)
 
 
 def get(port, path="/healthz"):
@@ -191,7 +188,7 @@ def test_our_client_goes_on_after_the_server_was_killed(server):
         with pytest.raises(InferenceError, match="next attempt in"):
             backend.infer(observation())
         server.start()
-        until(lambda: _answers(backend))
+        assert answered(backend, observation()).positions.shape == (16, 8)
     backend.close()
 
 
@@ -222,13 +219,6 @@ def test_a_worker_process_goes_on_after_the_server_was_killed(server, tmp_path):
         worker.close()
 
 
-def _answers(backend):
-    try:
-        return backend.infer(observation()).positions.shape == (16, 8)
-    except InferenceError:
-        return False
-
-
 def test_health_is_told_over_plain_http_and_a_signal_ends_the_server(server):
     assert get(server.port) == (200, b"OK\n")
     server.signal(signal.SIGTERM)
@@ -251,7 +241,7 @@ def test_a_server_with_a_key_lets_nobody_else_in(policy_file):
         assert reply["actions"].shape == (16, 8)
         key = policy_file.parent / "key"
         key.write_text("open sesame\n")
-        assert _answers(our_client(process.port, api_key_file=str(key)))
+        assert our_client(process.port, api_key_file=str(key)).infer(observation()).positions.shape == (16, 8)
     finally:
         process.kill()
 
@@ -259,7 +249,7 @@ def test_a_server_with_a_key_lets_nobody_else_in(policy_file):
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "robot.example.com"])
 def test_without_a_key_nothing_listens_beyond_this_machine(host):
     with pytest.raises(ConfigError, match="set a key in VLA_SERVE_KEY"):
-        PolicyServer(EchoBackend(), FR3, host=host)
+        PolicyServer(LocalEngine(EchoBackend()), FR3, host=host)
 
 
 def test_the_command_line_says_what_is_wrong(policy_file):

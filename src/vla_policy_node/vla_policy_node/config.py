@@ -32,7 +32,7 @@ class ScheduleFile(_Strict):
     acceleration_share: Share = 0.5
     limit_share: Share = 0.8
     stiffness: Annotated[float, Field(ge=0, le=3)] = 0.1
-    ensemble_decay: Annotated[float, Field(ge=-5, le=5)] = 0.01
+    ensemble_decay: Annotated[float, Field(ge=-5, le=5)] = -1.0
 
 
 class TolerancesFile(_Strict):

@@ -31,10 +31,12 @@ from vla_policy_node.config import load_policy_file
 from vla_policy_node.core.observations import StreamError
 from vla_policy_node.core.scheduling import Reality
 from vla_policy_node.core.task import Outcome, Rules, Task, Verdict
+from vla_policy_node.driving import Driver
 from vla_policy_node.parameters import Parameters
 from vla_policy_node.preflight import ImageFormat, image_misfits, preflight
 from vla_policy_node.reporting import Reporter
 from vla_policy_node.runtime import Result, Runtime, State
+from vla_policy_node.truth import read_truth
 from vla_policy_node.worker.client import Down, Ready, Refusal
 
 _TICK = 0.05  # s
@@ -85,9 +87,10 @@ class PolicyNode(VlaNode):
             begin=self.guarded(self._on_goal),
             cancel=lambda goal: CancelResponse.ACCEPT,
         )
-        self._guard = self.create_guard_condition(self.guarded(self._on_events))
         self.create_timer(_TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._runtime = Runtime(robot, policy, image_view, self._guard.trigger)
+        self._driver = Driver(self, robot.base, self._now)
+        self._runtime = Runtime(robot, policy, image_view, self._wake)
+        self._runtime.simulated = self.sim_time
         if self.params.strategy:
             self._runtime.scheduler.choose(self.params.strategy)
         self.add_on_set_parameters_callback(self._on_parameters)
@@ -100,6 +103,7 @@ class PolicyNode(VlaNode):
         self._active = False
         if self._task is not None:
             self._end(Verdict(Outcome.STOPPED, "the policy node was deactivated"))
+        self._driver.halt()
 
     def cleanup(self) -> None:
         if self._runtime is not None:
@@ -150,8 +154,10 @@ class PolicyNode(VlaNode):
             misfits = image_misfits(runtime.robot, camera, found)
             runtime.buffer.refuse_images(camera, "; ".join(misfits))
             self._formats[camera] = found
+        stamp = to_ns(message.header.stamp)
+        self._reporter.images[camera].came((self._now() - stamp) / NS)
         sample = np.frombuffer(message.data, dtype=np.uint8)[::_FINGERPRINT].tobytes()
-        runtime.buffer.add_image(camera, to_ns(message.header.stamp), self._watch(), message, zlib.crc32(sample))
+        runtime.buffer.add_image(camera, stamp, self._watch(), message, zlib.crc32(sample))
         self._try_infer()
 
     def _on_joints(self, message: JointState) -> None:
@@ -167,6 +173,7 @@ class PolicyNode(VlaNode):
 
     def _on_safety(self, message: SafetyState) -> None:
         self._safety = message
+        self._driver.watch(message)
 
     def _reality(self) -> Reality:
         runtime = self._runtime
@@ -184,6 +191,12 @@ class PolicyNode(VlaNode):
 
     # -- inference
 
+    def _wake(self) -> None:
+        """Called on the worker's thread: has the executor's thread look at the events."""
+        executor = self.executor
+        if executor is not None and self.context.ok():
+            executor.create_task(self._take_events)
+
     def _try_infer(self) -> None:
         runtime, task = self._runtime, self._task
         if runtime is None or task is None or not self._active or self._held is not None:
@@ -193,6 +206,9 @@ class PolicyNode(VlaNode):
             self._reason = ""
         except StreamError as error:
             self._reason = str(error)
+
+    def _take_events(self) -> None:
+        self.guarded(self._on_events)()
 
     def _on_events(self) -> None:
         runtime = self._runtime
@@ -218,6 +234,8 @@ class PolicyNode(VlaNode):
         self.get_logger().info(
             f"policy '{event.metadata.name}' is ready after {event.seconds:.1f} s (sha256 {event.metadata.digest[:12]})"
         )
+        if event.metadata.ground_truth:
+            read_truth(self, self._runtime)
         if not self._cameras:
             for name in event.metadata.cameras:
                 topic = self._runtime.robot.cameras[name].topic
@@ -247,6 +265,7 @@ class PolicyNode(VlaNode):
             self._on_failure(str(error))
             return
         self._chunks.publish(chunk_msg(spliced.chunk, runtime.robot.base_frame))
+        self._driver.take(spliced.chunk, now + round(runtime.policy.timing.margin * NS))
         if spliced.clipped:
             self.get_logger().warning(
                 f"the policy asks {', '.join(spliced.clipped)} beyond the position limit: held at the limit",
@@ -314,6 +333,7 @@ class PolicyNode(VlaNode):
     def _end(self, verdict: Verdict) -> None:
         task, goal, runtime = self._task, self._goal, self._runtime
         assert task is not None and goal is not None and runtime is not None
+        self._driver.release()
         if verdict.outcome != Outcome.STOPPED:
             self._come_to_rest(task)
         self._reporter.think(task, f"task ends: {verdict.outcome.name}, {verdict.message}", self._now())
@@ -393,7 +413,7 @@ class PolicyNode(VlaNode):
 
 def main() -> None:
     """Entry point of the process."""
-    run(PolicyNode)
+    run(PolicyNode, events=True)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,30 @@
 ends with status 0, or with 2 and one line for every misfit.
 """
 
+import json
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from vla_contract.errors import ConfigError, MismatchError, VlaError, unknown
 from vla_contract.policy import METADATA_FILE, PolicyMetadata, check_fit, load_metadata
 from vla_contract.robot import Robot, load_robot
 from vla_policy_node.config import PolicyFile, load_policy_file
+from vla_policy_node.worker.client import WorkerSpec
+from vla_policy_node.worker.environment import package_folders, worker_environment
+
+# Units that policies were trained with and that nobody here means: everything is SI.
+_FOREIGN = {"deg", "degree", "degrees", "°", "deg/s", "°/s", "mm", "cm", "mm/s", "cm/s", "in", "inch", "%", "percent"}
+_UNIT = re.compile(r"\[([^\],]+)[^\]]*\]$")
+_SMALLEST = 0.5  # of the pixels that a model takes; a camera with fewer shows it mostly made-up ones
+_BEYOND = 0.1  # of a joint's range: by so much may the mean of training data lie outside
+_ROTATIONS = (3, 4, 6, 9)  # numbers of a rotation, by representation
+_PROBE_TIMEOUT = 120.0  # s; a cold disk and torch
 
 
 def preflight(robot: Robot, policy: PolicyFile) -> PolicyMetadata | None:
@@ -34,8 +48,149 @@ def preflight(robot: Robot, policy: PolicyFile) -> PolicyMetadata | None:
     if not (spec.checkpoint / METADATA_FILE).is_file():
         return None
     metadata = load_metadata(spec.checkpoint)
-    check_fit(metadata, robot)
+    check_policy(metadata, robot)
     return metadata
+
+
+def check_policy(metadata: PolicyMetadata, robot: Robot) -> None:
+    """Refuses a policy that does not fit the robot: names and statistics (`check_fit`), and what the numbers mean.
+
+    Raises:
+        MismatchError: with every misfit: key, expected, found.
+    """
+    misfits: tuple[str, ...] = ()
+    try:
+        check_fit(metadata, robot)
+    except MismatchError as error:
+        misfits = error.misfits
+    misfits += (*_camera_misfits(metadata, robot), *_action_misfits(metadata, robot), *_unit_misfits(metadata, robot))
+    if misfits:
+        raise MismatchError(f"policy '{metadata.name}' does not fit robot '{robot.name}'", misfits)
+
+
+def _camera_misfits(metadata: PolicyMetadata, robot: Robot) -> list[str]:
+    return [
+        f"camera '{name}': the policy takes {wanted.width}x{wanted.height}, {robot.path.name} has only "
+        f"{robot.cameras[name].width}x{robot.cameras[name].height}; set the camera to a larger picture"
+        for name, wanted in metadata.cameras.items()
+        if name in robot.cameras
+        and min(robot.cameras[name].width / wanted.width, robot.cameras[name].height / wanted.height) < _SMALLEST
+    ]
+
+
+def _action_misfits(metadata: PolicyMetadata, robot: Robot) -> list[str]:
+    """An action has as many entries as its space needs."""
+    found = sum(not name.startswith("base.") for name in metadata.action)
+    arm = len(robot.arm_joints)
+    sizes = {
+        "joint_position": (arm, len(robot.joints)),
+        "joint_delta": (arm, len(robot.joints)),
+        "ee_delta_position": (3, 4),
+    }.get(metadata.action_space, tuple(3 + size + gripper for size in _ROTATIONS for gripper in (0, 1)))
+    if found in sizes:
+        return []
+    expected = " or ".join(map(str, sorted(set(sizes))))
+    return [
+        f"action: {found} entries ({', '.join(metadata.action)}) in the action space {metadata.action_space}, expected "
+        f"{expected} on robot '{robot.name}'"
+    ]
+
+
+def _unit_misfits(metadata: PolicyMetadata, robot: Robot) -> list[str]:
+    """Units by name, and means of the training data that no joint of this robot can reach."""
+    kinds = _joint_units(robot)
+    limits = dict(zip(robot.joints, zip(*_range(robot), strict=True), strict=True))
+    misfits = []
+    for vector, names in (("state", metadata.state), ("action", metadata.action)):
+        statistics = metadata.statistics.get(vector)
+        for k, name in enumerate(names):
+            joint = _joint_of(name, robot)
+            unit = match.group(1).strip() if (match := _UNIT.search(name)) else ""
+            expected = kinds.get(joint, "")
+            if unit.lower() in _FOREIGN or (expected and unit in ("rad", "m") and unit != expected):
+                misfits.append(f"{vector}[{k}] '{name}': unit {unit}, expected {expected or 'an SI unit'}")
+            if not joint or statistics is None or k >= min(len(statistics.mean), len(statistics.std)):
+                continue
+            if (statistics.mean[k], statistics.std[k]) == (0.0, 1.0):
+                continue  # nothing is normalised
+            low, high = limits[joint]
+            room = _BEYOND * (high - low)
+            if not low - room <= statistics.mean[k] <= high + room:
+                misfits.append(
+                    f"statistics.{vector}.mean[{k}] of '{name}': {statistics.mean[k]:g}, the joint moves from {low:g} "
+                    f"to {high:g} {expected}; other units, another order, or another robot"
+                )
+    return misfits
+
+
+def _joint_of(name: str, robot: Robot) -> str:
+    """The joint whose position an entry is; empty: it is none."""
+    plain = name.partition("[")[0]
+    for joint in robot.joints:
+        if plain in (f"{joint}.position", f"joint_position:{joint}"):
+            return joint
+    return ""
+
+
+def _range(robot: Robot) -> tuple[list[float], list[float]]:
+    limits = robot.limits()
+    return limits.min_position.tolist(), limits.max_position.tolist()
+
+
+def _joint_units(robot: Robot) -> dict[str, str]:
+    """Joint -> `rad` or `m`, by its type in the URDF."""
+    try:
+        tree = ElementTree.fromstring(robot.urdf())
+    except ElementTree.ParseError as error:
+        raise ConfigError(f"{robot.description.urdf} is no XML: {error}") from error
+    return {str(joint.get("name")): "m" if joint.get("type") == "prismatic" else "rad" for joint in tree.iter("joint")}
+
+
+# What the worker's own Python does: finds our packages as the worker does, then imports what the backend needs.
+_PROBE = """
+import importlib, importlib.util, json, sys
+packages, child, wanted = json.loads(sys.argv[1])
+spec = importlib.util.spec_from_file_location("vla_child", child)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+sys.meta_path.insert(0, module._OnlyThese(packages))
+missing = {}
+for name in wanted:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        missing[name] = f"{type(error).__name__}: {error}"
+print(json.dumps({"version": sys.version.split()[0], "missing": missing}))
+"""
+_NEEDED = ("numpy", "msgpack", "pydantic", "yaml", "cv2")
+
+
+def probe_worker(spec: WorkerSpec) -> tuple[str, dict[str, str]]:
+    """Asks the worker's interpreter for its version, and tries to import what worker and backend need.
+
+    Returns:
+        Its version, and module -> error of what cannot be imported.
+
+    Raises:
+        ConfigError: when the interpreter does not run.
+    """
+    interpreter = spec.interpreter or sys.executable
+    child = Path(__file__).parent / "worker" / "child.py"
+    wanted = [*_NEEDED, spec.backend.partition(":")[0]]
+    question = json.dumps([package_folders(), str(child), wanted])
+    environment = worker_environment(own_interpreter=not spec.interpreter) | dict(spec.environment)
+    try:
+        done = subprocess.run(
+            [interpreter, "-c", _PROBE, question],
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT,
+            env=environment,
+        )
+        answer = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        raise ConfigError(f"interpreter '{interpreter}' does not answer: {error}; correct the policy file") from error
+    return answer["version"], answer["missing"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import defaultdict
 
 import numpy as np
 from geometry_msgs.msg import Point
@@ -15,6 +16,7 @@ from vla_node_base.conversions import duration_msg, time_msg
 from vla_node_base.diagnostics import ERROR, OK, WARN, Diagnostics
 from vla_node_base.qos import EVENT, LATCHED
 from vla_policy_node.core.scheduling import Splice
+from vla_policy_node.core.statistics import Arrivals
 from vla_policy_node.core.task import Task
 from vla_policy_node.runtime import Runtime, State
 
@@ -34,10 +36,12 @@ class Reporter:
 
     Attributes:
         splice: the newest one of the running task.
+        images: camera -> its images as they arrived.
     """
 
     def __init__(self, node: Node):
         self.splice: Splice | None = None
+        self.images: defaultdict[str, Arrivals] = defaultdict(Arrivals)
         self._source = node.get_name()
         self._status = node.create_publisher(PolicyStatus, "vla_policy/status", LATCHED)
         self._trace = node.create_publisher(ReasoningTrace, "vla_policy/reasoning", EVENT)
@@ -57,7 +61,7 @@ class Reporter:
         self._status.publish(message)
         if time.monotonic() - self._last_diagnostics >= _DIAGNOSTICS_PERIOD:
             self._last_diagnostics = time.monotonic()
-            self._diagnose(state, reason, message)
+            self._diagnose(state, reason, message, runtime.gpu_memory)
         return True
 
     def think(self, task: Task, text: str, now_ns: int) -> None:
@@ -109,10 +113,15 @@ class Reporter:
         message.header.stamp = time_msg(now_ns)
         return message
 
-    def _diagnose(self, state: State, reason: str, status: PolicyStatus) -> None:
+    def _diagnose(self, state: State, reason: str, status: PolicyStatus, gpu_memory: float) -> None:
         level = {State.FAILED: ERROR, State.WAITING: WARN, State.LOADING: WARN}.get(state, OK)
         values = {key: getattr(status, key) for key in _SHOWN}
         values |= {f"age of {name}": age for name, age in zip(status.streams, status.stream_ages, strict=True)}
+        values["gpu_memory"] = "none used" if math.isnan(gpu_memory) else f"{gpu_memory * 1e-6:.0f} MB"
+        for name, arrivals in self.images.items():
+            p50, p99 = arrivals.quantiles()
+            values[f"images of {name}"] = arrivals.count
+            values[f"image delay of {name}"] = f"p50 {1e3 * p50:.2f} ms, p99 {1e3 * p99:.2f} ms"
         if self.splice is not None:
             values |= {key: getattr(self.splice, key) for key in ("base", "mismatch", "blend", "stretch", "excess")}
         self._diagnostics.publish(level, reason or state.name.lower(), values)

@@ -12,14 +12,15 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_contract.errors import ChunkError, InferenceError, VlaError
+from vla_contract.errors import ChunkError, ConfigError, InferenceError, VlaError
 from vla_contract.observation import Observation
-from vla_contract.policy import PolicyMetadata, check_fit
+from vla_contract.policy import PolicyMetadata
 from vla_contract.robot import Robot
 from vla_policy_node.config import PolicyFile
 from vla_policy_node.core.observations import ObservationBuffer, StreamError
 from vla_policy_node.core.scheduling import ChunkScheduler, Reality, Splice
 from vla_policy_node.core.statistics import Meter
+from vla_policy_node.preflight import check_policy
 from vla_policy_node.worker.client import Answer, Down, Event, Ready, Refusal, Worker
 
 Array = NDArray[np.float64]
@@ -76,7 +77,10 @@ class Runtime:
         self.scheduler = ChunkScheduler(robot.limits(), gripper, policy.timing)
         self.meter = Meter()
         self.state, self.reason = State.LOADING, "loading the model"
+        self.gpu_memory = float("nan")  # bytes, of the worker
         self.broken = ""  # why the worker is down for good
+        self.simulated = False  # there is no robot: a policy may read ground truth
+        self.truth: Mapping[str, Array] = {}  # the newest, where a policy reads it: object -> (7,), see Observation
         self.pending: Pending | None = None
         self._decode, self._notify = decode, notify
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -126,7 +130,12 @@ class Runtime:
 
     def _ready(self, event: Ready) -> Ready | Down:
         try:
-            check_fit(event.metadata, self.robot)
+            check_policy(event.metadata, self.robot)
+            if event.metadata.ground_truth and not self.simulated:
+                raise ConfigError(
+                    f"policy '{event.metadata.name}' reads the simulator's ground truth, and use_sim_time is off: this "
+                    "is a robot; choose a policy that looks at its cameras"
+                )
         except VlaError as error:
             down = Down(str(error), None)
             self._down(down)
@@ -157,10 +166,10 @@ class Runtime:
         if not self.scheduler.due(now_ns, max(newest, 0)):
             return False
         paired = self.buffer.pair(now_ns, watch_ns)
-        if newest < since_ns or not self.buffer.joints_reach(newest, now_ns):
+        if newest < since_ns or not self.buffer.joints_reach(newest, now_ns, not self.simulated):
             return False
         observation = Observation(
-            paired.stamp_ns, self._pixels(paired.images), paired.positions, paired.velocities, instruction
+            paired.stamp_ns, self._pixels(paired.images), paired.positions, paired.velocities, instruction, self.truth
         )
         self.scheduler.begin(paired.stamp_ns)
         try:
@@ -190,6 +199,7 @@ class Runtime:
         if chunk.stamp_ns != result.asked.stamp_ns:
             raise ChunkError(f"chunk is stamped {chunk.stamp_ns}, its observation {result.asked.stamp_ns}")
         self.meter.inferred(result.answer.seconds)
+        self.gpu_memory = result.answer.gpu_memory
         spliced = self.scheduler.splice(chunk, result.asked.positions, now_ns, reality)
         self._sequence += 1
         complete = replace(

@@ -1,12 +1,16 @@
 """Serves a policy over the openpi websocket protocol, so that any openpi client can use it.
 
-    python -m vla_policy_node.serve ROBOT_FILE POLICY_FILE [--host 127.0.0.1] [--port 8000]
+    python -m vla_policy_node.serve ROBOT_FILE POLICY_FILE [--host 127.0.0.1] [--port 8000] [--ray …]
 
 A client sends the keys that the greeting lists under `inputs`, and gets `actions` (horizon, joints): joint positions in
-rad or m, in the order of `joints`, row k meant for (k + 1) dt after the observation. `GET /healthz` answers OK.
+rad or m, in the order of `joints`, row k meant for (k + 1) dt after the observation; `base` names the columns of a
+mobile base behind them [m/s, rad/s]. `GET /healthz` answers OK.
 
 Listens on loopback. Another address needs a key, in the environment variable VLA_SERVE_KEY: without one, everybody on
 the network could use the policy.
+
+With `--ray` the calls of several robots are answered together, by copies of the policy on Ray Serve: one pass of the
+network for a batch, on this machine or on a cluster.
 """
 
 import argparse
@@ -19,8 +23,8 @@ import os
 import signal
 import sys
 import time
+import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +35,15 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from vla_contract.errors import ConfigError, InferenceError, VlaError
+from vla_contract.observation import Observation
 from vla_contract.robot import Robot, load_robot
-from vla_policy_node.backends import Backend, load_backend
+from vla_policy_node.backends import load_backend
 from vla_policy_node.backends.encodings import pack_openpi, unpack_openpi
 from vla_policy_node.config import load_policy_file
 from vla_policy_node.core.model_inputs import CameraEntry, ModelInputs, StateEntry, robot_layout
+from vla_policy_node.serving.engine import Call, Engine, LocalEngine, Reply, drives
+from vla_policy_node.serving.ray_engine import RayEngine, RayOptions
+from vla_policy_node.worker.client import WorkerSpec
 
 _log = logging.getLogger(__name__)
 
@@ -46,10 +54,10 @@ _INTERNAL_ERROR = 1011  # of RFC 6455; what openpi's own server closes with
 
 
 class PolicyServer:
-    """One backend for many connections. Its inferences run one after the other on a thread of their own, so that the
-    event loop goes on answering pings, `/healthz` and new connections.
+    """One policy for many connections. Each connection is an episode of its own.
 
     Args:
+        engine: answers the calls; the server closes it at its end.
         inputs: layout of the observations; default: the robot file's cameras and joints.
         key: what clients must send as `Authorization: Api-Key …`; empty: nothing.
 
@@ -60,30 +68,25 @@ class PolicyServer:
 
     def __init__(
         self,
-        backend: Backend,
+        engine: Engine,
         robot: Robot,
         host: str = "127.0.0.1",
         port: int = 8000,
         key: str = "",
         inputs: Mapping[str, Any] | None = None,
     ):
-        if not key and not _is_loopback(host):
-            raise ConfigError(
-                f"serving on '{host}' opens the policy to the network; set a key in {KEY_VARIABLE}, or use 127.0.0.1"
-            )
-        self._backend, self._robot = backend, robot
+        _check_address(host, key)
+        self._engine, self._robot = engine, robot
         self._host, self._port, self._key = host, port, key
-        cameras = backend.metadata.cameras
+        cameras = engine.metadata.cameras
         layout = robot_layout(robot, tuple(cameras)) if inputs is None else inputs
         self._inputs = ModelInputs(layout, robot)
         self._inputs.readable(tuple(cameras))
         self._greeting = pack_openpi(self._metadata())
-        self._inference = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
-        self._speaker: object = None
-        self._connections = 0
+        self._connections = self._answers = self._batched = 0
 
     def _metadata(self) -> dict[str, Any]:
-        metadata, inputs = self._backend.metadata, {}
+        metadata, inputs = self._engine.metadata, {}
         for path, entry in self._inputs.entries():
             if isinstance(entry, CameraEntry):
                 shape = ["height", "width", 3] if entry.axes == "hwc" else [3, "height", "width"]
@@ -97,6 +100,7 @@ class PolicyServer:
             "policy": metadata.name,
             "digest": metadata.digest,
             "joints": list(metadata.joints),
+            "base": ["vx", "vy", "wz"] if drives(metadata) else [],
             "action_space": "joint_position",
             "horizon": metadata.horizon,
             "dt": metadata.dt,
@@ -117,14 +121,17 @@ class PolicyServer:
         )
         try:
             port = next(iter(server.sockets)).getsockname()[1]
-            _log.info("policy '%s' is served on ws://%s:%d", self._backend.metadata.name, self._host, port)
+            _log.info("policy '%s' is served on ws://%s:%d", self._engine.metadata.name, self._host, port)
             if started is not None:
                 started.set_result(port)
             await server.wait_closed()
         finally:
             server.close()
             await server.wait_closed()
-            self._inference.shutdown(wait=False, cancel_futures=True)
+            self._engine.close()
+            if self._answers:
+                mean = self._batched / self._answers
+                _log.info("%d answers, each in a pass with %.2f calls on average", self._answers, mean)
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         if request.path == "/healthz":
@@ -146,10 +153,12 @@ class PolicyServer:
         try:
             await connection.send(self._greeting)
             previous: float | None = None
+            episode, memory = uuid.uuid4().hex, None
             async for message in connection:
                 received = time.monotonic()
                 try:
-                    reply = await self._reply(connection, message)
+                    observation = await asyncio.to_thread(self._parse, message)
+                    answer = await self._engine.infer(Call(episode, observation, memory))
                 except Exception as error:
                     known = isinstance(error, VlaError)
                     _log.warning("client %s: %s", client, error, exc_info=None if known else error)
@@ -157,9 +166,8 @@ class PolicyServer:
                     await connection.send(str(error) if known else f"the policy failed: {type(error).__name__}")
                     await connection.close(_INTERNAL_ERROR, "the reason is in the text frame before")
                     return
-                if previous is not None:
-                    reply["server_timing"]["prev_total_ms"] = previous
-                await connection.send(pack_openpi(reply))
+                memory = answer.memory
+                await connection.send(pack_openpi(self._reply(answer, previous)))
                 previous = (time.monotonic() - received) * 1e3
         except ConnectionClosed:
             pass  # clients come and go
@@ -167,35 +175,53 @@ class PolicyServer:
             self._connections -= 1
             _log.info("client %s left", client)
 
-    async def _reply(self, connection: object, message: str | bytes) -> dict[str, Any]:
+    def _parse(self, message: str | bytes) -> Observation:
         if isinstance(message, str):
             raise InferenceError("an observation is a binary frame of msgpack; this is text")
-        return await asyncio.get_running_loop().run_in_executor(self._inference, self._infer, connection, message)
+        return self._inputs.parse(unpack_openpi(message), time.time_ns())
 
-    def _infer(self, connection: object, message: bytes) -> dict[str, Any]:
-        """On the inference thread."""
-        observation = self._inputs.parse(unpack_openpi(message), time.time_ns())
-        if self._speaker is not connection:
-            # What the backend remembers is another client's episode; the protocol itself has no reset.
-            self._backend.reset()
-            self._speaker = connection
-        started = time.perf_counter()
-        chunk = self._backend.infer(observation, None)
-        reply: dict[str, Any] = {"server_timing": {"infer_ms": (time.perf_counter() - started) * 1e3}}
-        metadata = self._backend.metadata
-        times = metadata.dt * np.arange(1, metadata.horizon + 1)
-        # A chunk that ends early stays at its last point; a client of this protocol counts rows, not times.
-        reply["actions"] = chunk.trajectory.sample(times).positions
-        if np.isfinite(chunk.progress):
-            reply["progress"] = float(chunk.progress)
+    def _reply(self, answer: Reply, previous: float | None) -> dict[str, Any]:
+        self._answers += 1
+        self._batched += answer.batch
+        timing: dict[str, float] = {"infer_ms": answer.infer_ms, "batch": answer.batch}
+        if previous is not None:
+            timing["prev_total_ms"] = previous
+        reply: dict[str, Any] = {"actions": answer.actions, "server_timing": timing}
+        if np.isfinite(answer.progress):
+            reply["progress"] = float(answer.progress)
         return reply
 
 
-def _is_loopback(host: str) -> bool:
+def _check_address(host: str, key: str) -> None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        loopback = ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost"
+        loopback = host == "localhost"
+    if not key and not loopback:
+        raise ConfigError(
+            f"serving on '{host}' opens the policy to the network; set a key in {KEY_VARIABLE}, or use 127.0.0.1"
+        )
+
+
+def _engine(chosen: argparse.Namespace, spec: WorkerSpec, robot: Robot) -> Engine:
+    if not chosen.ray:
+        return LocalEngine(load_backend(spec.backend, spec.checkpoint, robot, spec.options))
+    options = RayOptions(chosen.ray_address, chosen.replicas, chosen.batch, chosen.batch_wait, chosen.gpus)
+    return RayEngine(spec, options, f"vla-{chosen.policy.stem}")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if not 1 <= value <= MOST_CONNECTIONS:
+        raise ValueError(value)
+    return value
+
+
+def _quantity(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= MOST_CONNECTIONS:
+        raise ValueError(value)
+    return value
 
 
 async def _serve(server: PolicyServer) -> None:
@@ -216,19 +242,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("policy", type=Path, help="policy file")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; other than loopback needs a key")
     parser.add_argument("--port", type=int, default=8000, help="0: any free one")
+    ray = parser.add_argument_group("Ray Serve")
+    ray.add_argument("--ray", action="store_true", help="answer the calls of several robots in one pass")
+    ray.add_argument("--ray-address", default="", help="of a running cluster (default: start Ray here, on loopback)")
+    ray.add_argument("--replicas", type=_count, default=1, help="copies of the policy (1)")
+    ray.add_argument("--batch", type=_count, default=8, help="calls in one pass at most (8)")
+    ray.add_argument("--batch-wait", type=_quantity, default=0.005, help="s that a first call waits for others (0.005)")
+    ray.add_argument("--gpus", type=_quantity, default=None, help="of one replica (default: what there are, shared)")
     chosen = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     logging.getLogger("websockets").setLevel(logging.WARNING)
     try:
+        key = os.environ.get(KEY_VARIABLE, "")
+        _check_address(chosen.host, key)
         robot, policy = load_robot(chosen.robot), load_policy_file(chosen.policy)
-        spec = policy.worker(robot.path)
+        spec = policy.worker(robot.path.resolve())
         if spec.interpreter:
             raise ConfigError(
                 f"{policy.path}: the policy runs in '{spec.interpreter}'; start this command with that interpreter "
                 "and a policy file without the key"
             )
-        backend = load_backend(spec.backend, spec.checkpoint, robot, spec.options)
-        server = PolicyServer(backend, robot, chosen.host, chosen.port, os.environ.get(KEY_VARIABLE, ""))
+        server = PolicyServer(_engine(chosen, spec, robot), robot, chosen.host, chosen.port, key)
         asyncio.run(_serve(server))
     except (VlaError, OSError) as error:
         print(error, file=sys.stderr)

@@ -157,23 +157,39 @@ def test(context: typer.Context) -> None:
 
 @app.command(context_settings=_PASS, epilog=EPILOG)
 def interop(context: typer.Context) -> None:
-    """Check against LeRobot's own server, in an environment of its own (8 GB, once): `./vla interop --help`."""
+    """Check against LeRobot and Ray Serve, which need much room (9 GB, once): `./vla interop --help`."""
     from vla_bringup.cli.tools import run_interop
 
     run_interop(context.args)
 
 
+@app.command("import-policy", context_settings=_PASS, epilog=EPILOG)
+def import_policy(context: typer.Context) -> None:
+    """Write policy file and policy.json for a published checkpoint folder: `./vla import-policy --help`."""
+    from vla_bringup.cli.tools import run_module
+
+    run_module("vla_policy_node.import_policy", context.args)
+
+
 @app.command(context_settings=_PASS, epilog=EPILOG)
 def bench(context: typer.Context) -> None:
-    """Measure speed: `./vla bench safety`, `inference` or `policy`."""
+    """Measure speed: `./vla bench latency`, `safety`, `inference` or `policy`."""
     from vla_bringup.cli.tools import run_bench
 
     run_bench(context.args)
 
 
 @app.command(context_settings=_PASS, epilog=EPILOG)
+def campaign(context: typer.Context) -> None:
+    """Prove for hours: `./vla campaign safety`. Resumable, part by part; options: `./vla campaign --help`."""
+    from vla_bringup.cli.tools import run_module
+
+    run_module("vla_system_tests.campaign", context.args)
+
+
+@app.command(context_settings=_PASS, epilog=EPILOG)
 def audit(context: typer.Context) -> None:
-    """Look at a record of the safety filter's decisions: `./vla audit verify FILE`, `./vla audit replay FILE`."""
+    """Look at a record of the safety filter's decisions: `./vla audit verify FILE|FOLDER`, `./vla audit replay FILE`."""
     from vla_bringup.cli.tools import run_module
 
     run_module("vla_safety.audit", context.args)
@@ -199,22 +215,47 @@ def run(
 
 
 @app.command(epilog=EPILOG)
+def doctor(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[robot=…] [policy=…] [safety=…]", help="Names in config/, or paths; else the demo's."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether robot, policy, safety file and this machine fit each other, without starting anything."""
+    from vla_bringup.cli.doctor import run_doctor
+
+    run_doctor(words or [], Console(as_json))
+
+
+@app.command(epilog=EPILOG)
 def serve(
     policy: Annotated[str, typer.Argument(help="Name in config/policies, or path of a policy file.")] = "flow",
     robot: RobotName = "fr3_sim",
     host: Annotated[str, typer.Option(help="Address to listen on; other than loopback needs a key.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    ray: Annotated[bool, typer.Option("--ray", help="Answer several robots in one pass, on Ray Serve.")] = False,
+    replicas: Annotated[int, typer.Option(min=1, max=64, help="Ray: copies of the policy.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=64, help="Ray: robots in one pass at most.")] = 8,
+    batch_wait: Annotated[float, typer.Option(min=0, max=1, help="Ray: s that a call waits for others.")] = 0.005,
+    gpus: Annotated[float | None, typer.Option(min=0, help="Ray: of one copy (default: all, shared).")] = None,
+    ray_address: Annotated[str, typer.Option(help="Ray: of a running cluster (default: started here).")] = "",
 ) -> None:
     """Serve a policy to any openpi client until Ctrl-C.
 
-    A key that clients must send is taken from the environment variable VLA_SERVE_KEY.
+    A key that clients must send is taken from the environment variable VLA_SERVE_KEY. --ray needs `./vla setup --with
+    serve`, once.
     """
     from vla_bringup.cli.tools import run_module
     from vla_bringup.files import find
 
     with reported(Console(False)):
         files = [str(find("robots", robot)), str(find("policies", policy))]
-    run_module("vla_policy_node.serve", [*files, "--host", host, "--port", str(port)])
+    options = ["--host", host, "--port", str(port)]
+    if ray:
+        options += ["--ray", "--replicas", str(replicas), "--batch", str(batch), "--batch-wait", str(batch_wait)]
+        options += ["--ray-address", ray_address, *([] if gpus is None else ["--gpus", str(gpus)])]
+    run_module("vla_policy_node.serve", [*files, *options])
 
 
 @app.command(epilog=EPILOG)
@@ -239,6 +280,33 @@ def instruct(
     interruptible(lambda: send_instruction(instruction, timeout, robot, domain, Console(as_json)))
 
 
+@app.command(epilog=EPILOG)
+def tool(
+    name: Annotated[str, typer.Argument(help="Name in the safety file's `tools`; none: nothing is mounted.")],
+    payload: Annotated[str, typer.Option(help="Name in the safety file's `payloads`; none: nothing is carried.")] = "",
+    domain: Domain = None,
+    robot: RobotName = "fr3_sim",
+    as_json: Json = False,
+) -> None:
+    """Tell the safety filter what is mounted and carried. Refused where it has no room for it."""
+    from vla_bringup.cli.operate import set_tool
+
+    set_tool(name, payload, robot, domain, Console(as_json))
+
+
+@app.command(epilog=EPILOG)
+def reduced(
+    switch: Annotated[Literal["on", "off"], typer.Argument(help="on: no link is faster than `reduced_speed`.")],
+    domain: Domain = None,
+    robot: RobotName = "fr3_sim",
+    as_json: Json = False,
+) -> None:
+    """Switch reduced speed: 250 mm/s on every link, unless the safety file says less. A faster robot stops first."""
+    from vla_bringup.cli.operate import switch_reduced
+
+    switch_reduced(switch == "on", robot, domain, Console(as_json))
+
+
 def _trigger(name: str, text: str) -> None:
     def call(domain: Domain = None, robot: RobotName = "fr3_sim", as_json: Json = False) -> None:
         from vla_bringup.cli.operate import call_trigger
@@ -253,6 +321,14 @@ _trigger("arm", "Let the safety filter pass verified motion. It refuses unless i
 _trigger("disarm", "Stop, and pass nothing more.")
 _trigger("estop", "Stop now and latch. Only `./vla reset` leaves this state, and it does not resume motion.")
 _trigger("reset", "Leave the latched stop once the robot rests. Arm again to move.")
+
+
+@app.command(epilog=EPILOG)
+def retreat(domain: Domain = None, robot: RobotName = "fr3_sim", as_json: Json = False) -> None:
+    """Lead the robot slowly back along the path it came, while you hold the space bar. Let go to stop; q ends."""
+    from vla_bringup.cli.retreat import lead_back
+
+    lead_back(robot, domain, Console(as_json))
 
 
 def main() -> None:

@@ -32,11 +32,11 @@ def run_system(words: list[str], out: Path | None, domain: int | None, console: 
         runner.wait()
 
 
-def parse_words(words: list[str]) -> dict[str, str]:
+def parse_words(words: list[str], required: tuple[str, ...] = ("robot", "policy")) -> dict[str, str]:
     """`robot=fr3 policy=flow` as a map.
 
     Raises:
-        ConfigError: for a word that is not key=value, an unknown or doubled key, or a missing robot or policy.
+        ConfigError: for a word that is not key=value, an unknown or doubled key, or a missing one of `required`.
     """
     chosen: dict[str, str] = {}
     for word in words:
@@ -48,7 +48,7 @@ def parse_words(words: list[str]) -> dict[str, str]:
         if key in chosen:
             raise ConfigError(f"{key} is given twice: '{chosen[key]}' and '{value}'")
         chosen[key] = value
-    for key in ("robot", "policy"):
+    for key in required:
         if key not in chosen:
             raise ConfigError(f"{key}=… is missing; e.g. ./vla run robot=fr3 policy=flow")
     return chosen
@@ -62,6 +62,30 @@ def call_trigger(name: str, robot: str, domain: int | None, console: Console) ->
         with Operator(load_robot(find("robots", robot)), domain) as operator:
             success, message = operator.trigger(name, ANSWER_TIMEOUT)
         console.say(f"{name}: {'done' if success else 'refused'}{f': {message}' if message else ''}")
+        console.finish({"success": success, "message": message}, OK if success else FAILED)
+
+
+def set_tool(tool: str, payload: str, robot: str, domain: int | None, console: Console) -> None:
+    """Tells the filter what is mounted and carried, and ends the process: 0 taken, 1 refused, 3 no filter."""
+    with reported(console, {"success": False}):
+        from vla_bringup.operator import Operator
+
+        nothing = ("", "none")
+        with Operator(load_robot(find("robots", robot)), domain) as operator:
+            names = ["" if name in nothing else name for name in (tool, payload)]
+            success, message = operator.set_tool(*names, timeout=ANSWER_TIMEOUT)
+        console.say(message if success else f"refused: {message}")
+        console.finish({"success": success, "message": message}, OK if success else FAILED)
+
+
+def switch_reduced(on: bool, robot: str, domain: int | None, console: Console) -> None:
+    """Switches reduced speed, and ends the process: 0 taken, 1 refused, 3 no filter."""
+    with reported(console, {"success": False}):
+        from vla_bringup.operator import Operator
+
+        with Operator(load_robot(find("robots", robot)), domain) as operator:
+            success, message = operator.reduce_speed(on, timeout=ANSWER_TIMEOUT)
+        console.say(message if success else f"refused: {message}")
         console.finish({"success": success, "message": message}, OK if success else FAILED)
 
 

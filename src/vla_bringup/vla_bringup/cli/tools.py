@@ -11,6 +11,7 @@ from vla_bringup.cli.console import USAGE
 
 BENCHMARKS = {
     "inference": "vla_learning.bench",
+    "latency": "vla_bringup.latency",
     "policy": "vla_learning.strategies",
     "safety": "vla_safety.bench",
 }

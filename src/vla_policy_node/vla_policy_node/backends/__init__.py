@@ -7,14 +7,15 @@ A backend is found by its entry point in the group `vla_policy_node.backends`, s
 Backends run in a worker process: nothing here imports ROS, and a backend's module is imported only when it is loaded.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from vla_contract.chunk import ActionChunk
-from vla_contract.errors import ConfigError, unknown
+from vla_contract.errors import ConfigError, InferenceError, unknown
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata
@@ -55,6 +56,52 @@ class Backend(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Question:
+    """What one of several robots asks.
+
+    Attributes:
+        observation, prefix: see `Backend.infer`.
+        memory: of its episode, as its last answer gave it; None: a new episode begins.
+    """
+
+    observation: Observation
+    prefix: Trajectory | None = None
+    memory: object = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A chunk, and the memory of the episode after it: a value of some kB that can be pickled and sent elsewhere."""
+
+    chunk: ActionChunk
+    memory: object = None
+
+
+@runtime_checkable
+class BatchBackend(Backend, Protocol):
+    """A policy that answers several robots in one pass of its network.
+
+    It remembers nothing between such calls: the memory of an episode comes with the question and goes with the answer,
+    so that episodes cannot mix, and any copy of the policy can go on with any of them.
+    """
+
+    def infer_batch(self, questions: Sequence[Question]) -> Sequence[Answer | InferenceError]:
+        """Answers in the order of the questions; a robot whose question has no answer does not spoil the others'."""
+        ...
+
+
+Result = TypeVar("Result")
+
+
+def attempt(function: Callable[..., Result], *arguments: Any) -> Result | InferenceError:
+    """What the function returns, or the InferenceError that it raises, as a value."""
+    try:
+        return function(*arguments)
+    except InferenceError as error:
+        return error
+
+
 Load = Callable[[Path, Robot, Mapping[str, Any]], Backend]
 """`load(checkpoint, robot, options)`. Raises ConfigError when the checkpoint or an option is wrong."""
 
@@ -62,6 +109,7 @@ Load = Callable[[Path, Robot, Mapping[str, Any]], Backend]
 BUILT_IN = {
     "flow": "vla_policy_node.backends.flow:load",
     "replay": "vla_policy_node.backends.replay:load",
+    "scripted": "vla_policy_node.backends.scripted:load",
     "openpi": "vla_policy_node.backends.openpi:load",
     "pi0": "vla_policy_node.backends.pi0:load",
     "openvla": "vla_policy_node.backends.openvla:load",

@@ -46,6 +46,8 @@ class LerobotOptions(BaseModel):
         action: what the numbers of an action mean.
         dt: s between two actions: 1 / fps of the data set.
         name: of the policy, for people and records; empty: its type.
+        backbone: folder with configuration and tokenizer of the language model that the checkpoint names (SmolVLA's
+            `vlm_model_name`); empty: where the checkpoint says, which for a name of the hub is transformers' cache.
         device, threads, seed: see `LocalOptions`.
     """
 
@@ -55,6 +57,7 @@ class LerobotOptions(BaseModel):
     action: ActionLayout
     dt: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
     name: str = ""
+    backbone: str = ""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0)] = 0
@@ -83,7 +86,7 @@ class LerobotBackend:
         torch.set_num_threads(options.threads)
         self._interface = Interface(robot, options.inputs, options.action, None)
         self._options = options
-        self._policy, self._before, self._after = _load(folder, device)
+        self._policy, self._before, self._after = _load(folder, device, options.backbone)
         config = self._policy.config
         _check_features(self._interface, config, options)
         _check_statistics((self._before, config.input_features), (self._after, config.output_features))
@@ -142,7 +145,7 @@ class LerobotBackend:
         return batch
 
 
-def _load(folder: Path, device: torch.device) -> tuple[Any, Any, Any]:
+def _load(folder: Path, device: torch.device, backbone: str) -> tuple[Any, Any, Any]:
     """Policy, preprocessor, postprocessor."""
     try:
         from lerobot.configs.policies import PreTrainedConfig
@@ -155,19 +158,29 @@ def _load(folder: Path, device: torch.device) -> tuple[Any, Any, Any]:
     try:
         config = PreTrainedConfig.from_pretrained(folder, local_files_only=True)
         config.device = str(device)
-        if hasattr(config, "pretrained_backbone_weights"):
-            config.pretrained_backbone_weights = None  # would be fetched, and then replaced by those of the checkpoint
+        # Weights that would be fetched, and then replaced by those of the checkpoint.
+        for key, nothing in (("pretrained_backbone_weights", None), ("load_vlm_weights", False)):
+            if hasattr(config, key):
+                setattr(config, key, nothing)
+        overrides = {"device_processor": {"device": str(device)}}
+        if backbone:
+            if not hasattr(config, "vlm_model_name"):
+                raise ConfigError(f"option backbone: a policy of type '{config.type}' names no language model")
+            config.vlm_model_name = backbone
+            overrides["tokenizer_processor"] = {"tokenizer_name": backbone}
         policy = get_policy_class(config.type).from_pretrained(
             folder, config=config, local_files_only=True, strict=True
         )
-        overrides = {"device_processor": {"device": str(device)}}
         before, after = make_pre_post_processors(
             policy.config, pretrained_path=str(folder), preprocessor_overrides=overrides
         )
+    except ConfigError:
+        raise
     except Exception as error:  # of several libraries, with no common root
         raise ConfigError(
             f"LeRobot cannot load checkpoint '{folder}': {type(error).__name__}: {error}; checkpoints from before "
-            "LeRobot 0.4 lack policy_preprocessor.json: migrate them with LeRobot's own script"
+            "LeRobot 0.4 lack policy_preprocessor.json: migrate them with LeRobot's own script; option backbone is the "
+            "folder of a language model that the checkpoint only names"
         ) from error
     return policy.eval().requires_grad_(False), before, after
 

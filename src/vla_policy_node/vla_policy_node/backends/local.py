@@ -28,8 +28,12 @@ from vla_policy_node.core.action_spaces import ActionDecoder, ActionLayout
 from vla_policy_node.core.model_inputs import CameraEntry, ModelInputs, StateEntry, TextEntry
 
 _log = logging.getLogger(__name__)
+# transformers imports torchao with its models, which then warns of each kernel that this machine has no use for.
+for _name in ("torchao", "torch.utils._pytree"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 Array = NDArray[np.float64]
+_GROUP = 32  # weights that share a scale, as int4
 
 
 class LocalOptions(BaseModel):
@@ -40,7 +44,8 @@ class LocalOptions(BaseModel):
         action: what its numbers mean: see `core.action_spaces.ActionLayout`.
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
         dtype: of the weights; auto: bfloat16 on a GPU, float32 on the CPU.
-        quantise: weights as int8 or int4, by torchao; the computation stays in `dtype`.
+        quantise: weights as int8 or int4, by torchao; the computation stays in `dtype`. On the CPU int4 is kept in
+            bytes: the accuracy of int4, the memory of int8.
         threads: of torch on the CPU.
         seed: of what is random; the same seed and observations give the same chunks.
     """
@@ -160,23 +165,42 @@ def prepare(model: nn.Module, options: LocalOptions, device: torch.device) -> nn
     return model
 
 
-def _quantise(model: nn.Module, kind: str) -> None:
+def _quantise(model: nn.Module, kind: Literal["int8", "int4"]) -> None:
     try:
-        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, quantize_
+        from torchao.quantization import quantize_
     except ImportError as error:
         raise ConfigError(
             f"option quantise is {kind}, but Python package 'torchao' cannot be imported ({error}); "
             "install it into the policy file's interpreter, or leave the key out"
         ) from error
+    first = next(model.parameters())
+    if kind == "int4" and first.device.type == "cuda" and first.dtype != torch.bfloat16:
+        raise ConfigError(f"int4 weights on a GPU compute in bfloat16, option dtype gives {first.dtype}; set bfloat16")
     try:
-        quantize_(model, Int8WeightOnlyConfig() if kind == "int8" else Int4WeightOnlyConfig())
+        quantize_(model, _weight_only(kind, first.device), lambda layer, name: _suits(layer, kind))
     except Exception as error:  # of its kernels, each with its own wishes
         raise ConfigError(
-            f"torchao cannot make the weights {kind} on {next(model.parameters()).device}: "
+            f"torchao cannot make the weights {kind} on {first.device}: "
             f"{type(error).__name__}: {error}; leave the key out"
         ) from error
     if all(type(parameter) is nn.Parameter for parameter in model.parameters()):  # layers that do not suit it are left
         raise ConfigError(f"no layer of the model has a size that torchao can make {kind}; leave the key out")
+
+
+def _weight_only(kind: Literal["int8", "int4"], device: torch.device) -> Any:
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig
+    from torchao.quantization.granularity import PerGroup
+
+    if kind == "int8":
+        return Int8WeightOnlyConfig()
+    if device.type == "cuda":  # torch's own kernel for packed weights
+        return Int4WeightOnlyConfig(group_size=_GROUP, int4_packing_format="tile_packed_to_4d")
+    return IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(_GROUP))
+
+
+def _suits(layer: nn.Module, kind: str) -> bool:
+    """Linear layers; for int4 those whose rows are whole groups."""
+    return isinstance(layer, nn.Linear) and (kind == "int8" or layer.in_features % _GROUP == 0)
 
 
 def choose_device(name: str) -> torch.device:
@@ -319,6 +343,7 @@ class Interface:
                 decoded.residuals[first],
                 decoded.tilts[first],
             )
+        base = decoded.base_motion(len(positions), metadata.dt)
         points = max(len(positions), int(np.ceil(hold / metadata.dt - 1e-6)))
         positions = np.concatenate([positions, np.repeat(positions[-1:], points - len(positions), axis=0)])
         return ActionChunk(
@@ -329,6 +354,7 @@ class Interface:
             policy_digest=metadata.digest,
             instruction=observation.instruction,
             inference_time=time.perf_counter() - started,
+            base=base,
         )
 
 

@@ -7,9 +7,10 @@ processor needs torchvision.
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -23,11 +24,11 @@ from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import METADATA_FILE, PolicyMetadata, check_fit, load_metadata
 from vla_contract.robot import Robot
-from vla_policy_node.backends.guidance import Guide, integrate, soft_mask
+from vla_policy_node.backends import Answer, Question, attempt
+from vla_policy_node.backends.guidance import Guide, Memory, integrate, together
 from vla_policy_node.backends.local import (
     Interface,
     LocalOptions,
-    Seen,
     load_weights,
     read_json,
     read_options,
@@ -35,7 +36,6 @@ from vla_policy_node.backends.local import (
 )
 
 Array = NDArray[np.float64]
-_SAME_TIME = 1e-6  # s; times of rows are sums of dt
 
 
 class Pi0Options(LocalOptions):
@@ -44,14 +44,25 @@ class Pi0Options(LocalOptions):
     Attributes:
         num_steps: of the flow; None: as the checkpoint says.
         guidance: beta of real-time chunking; 0: chunks are not drawn toward the motion under way.
-        compile: torch.compile of a step of the flow; loading takes minutes then. `reduce-overhead` uses CUDA graphs.
+        compile: torch.compile of a step of the flow; loading takes minutes then. `reduce-overhead` uses CUDA graphs,
+            and wants a GPU.
         prompt_tokens: that every prompt is padded to; a longer one is refused.
+        batch: robots in one pass at most, with `compile`: passes for 1, 2, 4 … robots are compiled while loading.
     """
 
     num_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 5.0
     compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
     prompt_tokens: Annotated[int, Field(ge=2, le=1024)] = 48
+    batch: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What π0 remembers of an episode between two calls: state of its noise, and its last chunk."""
+
+    noise: Tensor
+    last: ActionChunk | None
 
 
 def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "Pi0Backend":
@@ -91,10 +102,16 @@ class Pi0Backend:
         self._state = self.metadata.statistics["state"].arrays()
         self._action = self.metadata.statistics["action"].arrays()
         self._times = self.metadata.dt * np.arange(1, self.metadata.horizon + 1)
+        self._memory = Memory(self._times)
         self._noise = torch.Generator()
         self._prompt = lru_cache(maxsize=64)(self._tokenise)
         self._denoise = self._model
         if options.compile != "none":
+            if options.compile == "reduce-overhead" and self._model.device.type != "cuda":
+                raise ConfigError(
+                    f"option compile is 'reduce-overhead', CUDA graphs, but the model is on {self._model.device}; "
+                    "use 'default', or a GPU"
+                )
             self._denoise = torch.compile(self._model, mode=options.compile)
             self._warm_up(robot)
         self.reset()
@@ -102,7 +119,7 @@ class Pi0Backend:
     def reset(self) -> None:
         """A new task: the noise starts over, and the last chunk no longer counts."""
         self._noise.manual_seed(self._options.seed)
-        self._last: tuple[int, Trajectory] | None = None
+        self._memory.forget()
 
     def infer(self, observation: Observation, prefix: Trajectory | None = None) -> ActionChunk:
         """The motion that the policy wants from here on; point k is for stamp + (k + 1) dt.
@@ -116,55 +133,106 @@ class Pi0Backend:
                 first pose out of reach.
         """
         started = time.perf_counter()
-        seen = self._interface.see(observation)
-        guided = prefix is not None and self._options.guidance > 0
-        rows = self._sample(seen, self._guide(observation, prefix) if guided and prefix is not None else None)
+        asked = self._asked(observation, prefix, self._memory, self._noise)
+        return self._chunk(observation, prefix, self._sample([asked])[0], self._memory, started)
+
+    def infer_batch(self, questions: Sequence[Question]) -> list[Answer | InferenceError]:
+        """Several robots in one pass: see `backends.BatchBackend`."""
+        started = time.perf_counter()
+        episodes = [cast(Episode | None, question.memory) for question in questions]
+        memories = [Memory(self._times, episode and episode.last) for episode in episodes]
+        noises = [self._noise_of(episode) for episode in episodes]
+        outcomes: list[Any] = [
+            attempt(self._asked, question.observation, question.prefix, memory, noise)
+            for question, memory, noise in zip(questions, memories, noises, strict=True)
+        ]
+        ready = [k for k, asked in enumerate(outcomes) if not isinstance(asked, InferenceError)]
+        rows = self._sample([outcomes[k] for k in ready])
+        for k, each in zip(ready, rows, strict=True):
+            question, memory = questions[k], memories[k]
+            outcomes[k] = attempt(self._chunk, question.observation, question.prefix, each, memory, started)
+            if isinstance(outcomes[k], ActionChunk):
+                outcomes[k] = Answer(outcomes[k], Episode(noises[k].get_state(), outcomes[k]))
+        return outcomes
+
+    def _noise_of(self, episode: Episode | None) -> torch.Generator:
+        generator = torch.Generator()
+        if episode is None:
+            generator.manual_seed(self._options.seed)
+        else:
+            generator.set_state(episode.noise)
+        return generator
+
+    def _chunk(
+        self, observation: Observation, prefix: Trajectory | None, rows: Array, memory: Memory, started: float
+    ) -> ActionChunk:
         chunk = self._interface.chunk(self.metadata, observation, rows, started)
-        if guided and prefix is not None:
-            # What will be executed is known; the guidance only makes the rest fit to it.
-            frozen = min(int((self._times <= prefix.end + _SAME_TIME).sum()), len(chunk.positions))
-            positions = chunk.positions.copy()
-            positions[:frozen] = prefix.sample(self._times[:frozen]).positions
-            chunk = chunk.with_trajectory(Trajectory(chunk.trajectory.times, positions))
-        self._last = (observation.stamp_ns, chunk.trajectory)
-        return chunk
+        return memory.keep(chunk, prefix if self._options.guidance > 0 else None)
 
     # -- to the model
 
-    def _sample(self, seen: Seen, guide: Guide | None) -> Array:
-        """Rows (H, A) in physical units."""
-        config, model = self._model.config, self._model
+    def _asked(
+        self, observation: Observation, prefix: Trajectory | None, memory: Memory, noise: torch.Generator
+    ) -> "_Asked":
+        """Raises InferenceError when a camera is missing or the instruction is too long."""
+        config, device = self._model.config, self._model.device
+        seen = self._interface.see(observation)
         mean, std = self._state
-        state = np.zeros(config.max_state_dim)
-        state[: len(mean)] = (seen.state - mean) / std
+        state = np.zeros((1, config.max_state_dim))
+        state[0, : len(mean)] = (seen.state - mean) / std
         tokens, attended = self._prompt(seen.text)
-        shape = (1, config.chunk_size, config.max_action_dim)
-        noise = torch.randn(shape, generator=self._noise).to(model.device)
+        return _Asked(
+            images=np.stack(seen.images)[None],
+            state=torch.from_numpy(state).to(device, self._model.dtype),
+            tokens=tokens,
+            attended=attended,
+            noise=torch.randn((1, config.chunk_size, config.max_action_dim), generator=noise).to(device),
+            guide=None if prefix is None or self._options.guidance <= 0 else self._guide(observation, prefix, memory),
+        )
+
+    def _sample(self, asked: Sequence["_Asked"]) -> list[Array]:
+        """Rows (H, A) in physical units, for each."""
+        if self._options.compile == "none":
+            return self._pass(asked) if asked else []
+        most, answers = self._options.batch, []
+        for first in range(0, len(asked), most):
+            part = list(asked[first : first + most])
+            size = min(most, 1 << (len(part) - 1).bit_length())  # only such sizes are compiled
+            answers += self._pass(part + part[-1:] * (size - len(part)))[: len(part)]
+        return answers
+
+    def _pass(self, asked: Sequence["_Asked"]) -> list[Array]:
+        model, count = self._model, len(asked)
+        attended = torch.cat([one.attended for one in asked])
+        tokens = torch.cat([one.tokens for one in asked])
         fixed = {
-            "state": torch.from_numpy(state)[None].to(model.device, model.dtype),
+            "state": torch.cat([one.state for one in asked]),
             "attention_mask": attended,
-            "past_key_values": self._read(seen.images, tokens, attended),
+            "past_key_values": self._read(np.concatenate([one.images for one in asked]), tokens, attended),
         }
-        length = fixed["past_key_values"].get_seq_length()
+        cache = fixed["past_key_values"]
+        observed = [(layer.keys, layer.values) for layer in cache.layers]
 
         def velocity(x: Tensor, tau: float) -> Tensor:
             # The model's time runs the other way, from noise at 1 to actions at 0.
-            timestep = torch.full((1,), 1.0 - tau, device=x.device)
+            timestep = torch.full((count,), 1.0 - tau, device=x.device)
+            torch.compiler.cudagraph_mark_step_begin()  # what the last step left in its graph's memory is done with
             answer = self._denoise(noise=x.to(model.dtype), timestep=timestep, **fixed).logits
-            cache = fixed["past_key_values"]
-            cache.crop(length - cache.get_seq_length())  # only the observation is kept from step to step
+            for layer, (keys, values) in zip(cache.layers, observed, strict=True):
+                layer.keys, layer.values = keys, values  # only the observation is kept from step to step
             return -answer.float()
 
         with torch.no_grad():
-            actions = integrate(velocity, noise, self._steps, guide)[0, :, : len(self.metadata.action)]
+            noise, guide = torch.cat([one.noise for one in asked]), together([one.guide for one in asked])
+            actions = integrate(velocity, noise, self._steps, guide)[:, :, : len(self.metadata.action)]
         mean, std = self._action
-        return actions.double().cpu().numpy() * std + mean
+        return list(actions.double().cpu().numpy() * std + mean)
 
     @torch.no_grad()
-    def _read(self, images: Sequence[NDArray[np.uint8]], tokens: Tensor, attended: Tensor) -> Any:
-        """Keys and values of the observation, which all steps of the flow look at."""
+    def _read(self, images: NDArray[np.uint8], tokens: Tensor, attended: Tensor) -> Any:
+        """Keys and values of the observations (B, cameras, H, W, 3), which all steps of the flow look at."""
         model = self._model
-        pixels = torch.from_numpy(np.stack(images)).to(model.device).permute(0, 3, 1, 2)[None].float() / 127.5 - 1.0
+        pixels = torch.from_numpy(images).to(model.device).permute(0, 1, 4, 2, 3).float() / 127.5 - 1.0
         cameras = torch.ones(pixels.shape[:2], dtype=torch.bool, device=model.device)
         embedded = model.model.embed_prefix(tokens, pixels.to(model.dtype), cameras)
         return model.model.vlm(
@@ -199,25 +267,16 @@ class Pi0Backend:
 
     # -- real-time chunking
 
-    def _guide(self, observation: Observation, prefix: Trajectory) -> Guide:
+    def _guide(self, observation: Observation, prefix: Trajectory, memory: Memory) -> Guide:
         """What is known of the chunk: `prefix` for certain, then what the last chunk meant, with fading weight."""
-        frozen = int((self._times <= prefix.end + _SAME_TIME).sum())
-        motion, known = prefix.sample(self._times).positions, frozen
-        if self._last is not None and frozen < len(self._times):
-            since = (observation.stamp_ns - self._last[0]) * 1e-9
-            last = self._last[1]
-            reached = int((self._times + since <= last.end + _SAME_TIME).sum()) if since >= 0 else 0
-            if reached > frozen:
-                known = reached
-                motion[frozen:known] = last.sample(self._times[frozen:known] + since).positions
-        encoded = self._interface.encode(motion, observation)
+        known = memory.known(observation.stamp_ns, prefix)
+        encoded = self._interface.encode(known.motion, observation)
         mean, std = self._action
         config = self._model.config
         target = np.zeros((config.chunk_size, config.max_action_dim))
         target[:, : len(mean)] = (encoded.rows - mean) / std
         weights = np.zeros_like(target)
-        mask = soft_mask(frozen, known, config.chunk_size)
-        weights[:, : len(mean)] = mask[:, None] * encoded.comparable
+        weights[:, : len(mean)] = known.weights()[:, None] * encoded.comparable
         device = self._model.device
         return Guide(
             torch.from_numpy(target)[None].to(device, torch.float32),
@@ -230,17 +289,32 @@ class Pi0Backend:
         images = {name: np.zeros((camera.height, camera.width, 3), np.uint8) for name, camera in robot.cameras.items()}
         home = np.array(robot.home)
         still = Observation(0, images, home, np.zeros_like(home), "warm up")
-        seen = self._interface.see(still)
         held = Trajectory([0.0, self.metadata.dt], np.stack([home, home]))
         self.reset()
         try:
-            self._sample(seen, None)
-            self._sample(seen, self._guide(still, held))
+            for prefix in (None, held):
+                one, size = self._asked(still, prefix, self._memory, self._noise), 1
+                while size <= self._options.batch:
+                    self._sample([one] * size)
+                    size *= 2
+                self._sample([one] * self._options.batch)
         except Exception as error:  # of the compiler, with no common root
             raise ConfigError(
                 f"option compile is {self._options.compile}, and the compiler fails: {type(error).__name__}: {error}; "
                 "leave the key out"
             ) from error
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question as the model takes it: (1, …) each; images (1, cameras, H, W, 3)."""
+
+    images: NDArray[np.uint8]
+    state: Tensor
+    tokens: Tensor
+    attended: Tensor
+    noise: Tensor
+    guide: Guide | None
 
 
 def _check_sizes(metadata: PolicyMetadata, config: Any, folder: Path) -> None:

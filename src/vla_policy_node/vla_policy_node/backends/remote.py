@@ -266,6 +266,7 @@ class RemoteBackend(ABC):
             instruction=observation.instruction,
             inference_time=time.perf_counter() - started,
             progress=answer.progress,
+            base=decoded.base_motion(len(positions), self._options.dt),
         )
 
     def reset(self) -> None:  # noqa: B027

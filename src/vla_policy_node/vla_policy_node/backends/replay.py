@@ -1,19 +1,19 @@
 """Plays a recorded joint motion: for a robot's first steps under the filter, and for tests without a model.
 
 The checkpoint is a file: `.npz` with arrays `joint_names` (n,), `times` (K,) s and `positions` (K, n), or `.yaml` with
-the same keys. The motion starts where the robot is: a straight lead-in goes to the first point at no more than
-`lead_in` rad/s.
+the same keys; for a robot with a mobile base also `base_twists` (K, 3): m/s, m/s, rad/s. The motion starts where the
+robot is: a straight lead-in goes to the first point at no more than `lead_in` rad/s.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vla_contract.chunk import ActionChunk
+from vla_contract.chunk import ActionChunk, BaseMotion
 from vla_contract.errors import ChunkError, ConfigError, unknown
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
@@ -55,10 +55,20 @@ def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "ReplayB
     for camera in chosen.cameras:
         if camera not in robot.cameras:
             raise ConfigError(f"options of the replay backend: {unknown('camera', camera, robot.cameras)}")
-    return ReplayBackend(_read(checkpoint, robot.joints), file_digest(checkpoint), checkpoint.stem, robot, chosen)
+    recording = _read(checkpoint, robot.joints)
+    if recording.base is not None and robot.base is None:
+        raise ConfigError(f"recording '{checkpoint}' holds base_twists, robot '{robot.name}' has no mobile base")
+    return ReplayBackend(recording, file_digest(checkpoint), checkpoint.stem, robot, chosen)
 
 
-def _read(path: Path, joints: tuple[str, ...]) -> Trajectory:
+class Recording(NamedTuple):
+    """Joint motion, times from 0 s on; and the mobile base's, at the same times."""
+
+    motion: Trajectory
+    base: BaseMotion | None
+
+
+def _read(path: Path, joints: tuple[str, ...]) -> Recording:
     if path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as archive:
@@ -70,7 +80,7 @@ def _read(path: Path, joints: tuple[str, ...]) -> Trajectory:
     else:
         raise ConfigError(f"recording '{path}' has suffix '{path.suffix}', expected .npz or .yaml")
     expected = {"joint_names", "times", "positions"}
-    if set(content) != expected:
+    if set(content) - {"base_twists"} != expected:
         raise ConfigError(f"recording '{path}' holds {sorted(content)}, expected {sorted(expected)}")
     names = [str(name) for name in content["joint_names"]]
     if sorted(names) != sorted(joints):
@@ -79,7 +89,10 @@ def _read(path: Path, joints: tuple[str, ...]) -> Trajectory:
         order = [names.index(joint) for joint in joints]
         positions = np.asarray(content["positions"], dtype=np.float64)
         times = np.asarray(content["times"], dtype=np.float64)
-        return Trajectory(times - times[0], positions[:, order])
+        motion = Trajectory(times - times[0], positions[:, order])
+        if "base_twists" not in content:
+            return Recording(motion, None)
+        return Recording(motion, BaseMotion(motion.times, np.asarray(content["base_twists"], dtype=np.float64)))
     except (ChunkError, ValueError, IndexError) as error:
         raise ConfigError(f"recording '{path}' is malformed: {error}") from error
 
@@ -87,11 +100,11 @@ def _read(path: Path, joints: tuple[str, ...]) -> Trajectory:
 class ReplayBackend:
     """One recording; time runs from the first observation after `reset`."""
 
-    def __init__(self, recording: Trajectory, digest: str, name: str, robot: Robot, options: Options):
+    def __init__(self, recording: Recording, digest: str, name: str, robot: Robot, options: Options):
         self.recording = recording
         self.options = options
         self._start: int | None = None
-        self._path = recording
+        self._path, self._lead = recording.motion, 0.0
         n = len(robot.joints)
         self.metadata = PolicyMetadata(
             name=f"replay:{name}",
@@ -123,6 +136,12 @@ class ReplayBackend:
             self._path = self._with_lead_in(observation.positions)
             elapsed = 0.0
         times = self.options.dt * np.arange(1, self.options.horizon + 1)
+        base = None
+        if self.recording.base is not None:
+            since = elapsed - self._lead
+            # It stands during the lead-in, and drives as recorded behind it.
+            twists = [self.recording.base.sample(t) * (t >= 0) for t in since + times]
+            base = BaseMotion(times, np.stack(twists))
         duration = max(self._path.end, 1e-9)
         return ActionChunk(
             stamp_ns=observation.stamp_ns,
@@ -130,17 +149,21 @@ class ReplayBackend:
             trajectory=Trajectory(times, self._path.sample(elapsed + times).positions),
             progress=float(min(1.0, elapsed / duration)),
             confidence=1.0,
+            base=base,
         )
 
     def _with_lead_in(self, positions: Array) -> Trajectory:
         """The recording after a straight, smooth way from where the robot is."""
-        first = self.recording.positions[0]
+        recording = self.recording.motion
+        first = recording.positions[0]
         # The smooth profile below peaks at 15/8 of its mean speed.
         duration = float(np.abs(first - positions).max()) * 1.875 / self.options.lead_in
         if duration < self.options.dt:
-            return self.recording
+            self._lead = 0.0
+            return recording
+        self._lead = duration
         share = np.linspace(0.0, 1.0, max(2, int(np.ceil(duration / self.options.dt)) + 1))[:-1]
         profile = share**3 * (10 - 15 * share + 6 * share**2)
         lead = positions + profile[:, None] * (first - positions)
-        times = np.concatenate([share * duration, self.recording.times + duration])
-        return Trajectory(times, np.concatenate([lead, self.recording.positions]))
+        times = np.concatenate([share * duration, recording.times + duration])
+        return Trajectory(times, np.concatenate([lead, recording.positions]))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vla_contract.robot import Robot
-from vla_policy_node.core.action_spaces import ActionDecoder, ActionLayout
+from vla_policy_node.core.action_spaces import ActionDecoder, ActionLayout, arm_width
 from vla_policy_node.core.rotations import from_matrix
 
 Array = NDArray[np.float64]
@@ -37,12 +37,13 @@ class ActionEncoder:
     def __init__(self, layout: ActionLayout, robot: Robot):
         width = ActionDecoder(layout, robot).width
         self._layout, self._robot = layout, robot
-        self._arm_width = width - (layout.gripper is not None)
+        self._arm_width, self._driven = arm_width(layout, width), 0 if layout.base is None else len(layout.base.axes)
         arm = robot.arm_joints if layout.joints is None else layout.joints
         self._columns = np.array([robot.joints.index(joint) for joint in arm], dtype=np.intp)
         self._comparable = np.ones(width, dtype=np.bool_)
         if layout.space == "ee_pose" and layout.rotation not in _CONTINUOUS:
             self._comparable[3 : self._arm_width] = False
+        self._comparable[width - self._driven :] = False  # a joint motion says nothing of the base
         self._kinematics = None
         if layout.space.startswith("ee_"):
             from vla_kinematics import ToolKinematics  # Pinocchio: only where the tool is commanded
@@ -57,12 +58,13 @@ class ActionEncoder:
         arm = arm / np.broadcast_to(np.asarray(layout.scale, dtype=np.float64), (self._arm_width,))
         if layout.bound is not None:
             arm = np.clip(arm, -layout.bound, layout.bound)
+        driven = np.zeros((len(path), self._driven))
         if layout.gripper is None or self._robot.gripper is None:
-            return Encoded(arm, self._comparable)
+            return Encoded(np.column_stack([arm, driven]), self._comparable)
         gripper = self._robot.gripper
         share = (path[:, self._robot.joints.index(gripper.joint)] - gripper.closed) / (gripper.open - gripper.closed)
         value = layout.gripper.closed + np.clip(share, 0.0, 1.0) * (layout.gripper.open - layout.gripper.closed)
-        return Encoded(np.column_stack([arm, value]), self._comparable)
+        return Encoded(np.column_stack([arm, value, driven]), self._comparable)
 
     def _joint_rows(self, path: Array, start: Array) -> Array:
         targets, origin = path[:, self._columns], start[self._columns]

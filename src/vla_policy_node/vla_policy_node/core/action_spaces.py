@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from vla_contract.chunk import BaseMotion
 from vla_contract.errors import ConfigError, InferenceError, unknown
 from vla_contract.policy import ActionSpace
 from vla_contract.robot import Robot
@@ -23,6 +24,8 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 _AXES = ("x", "y", "z")
+Axis = Literal["vx", "vy", "wz"]
+_TWIST: tuple[Axis, ...] = ("vx", "vy", "wz")
 _ROTATED = ("ee_pose", "ee_delta")
 _DELTAS = ("joint_delta", "ee_delta", "ee_delta_position")
 
@@ -32,7 +35,7 @@ class _Strict(BaseModel):
 
 
 class GripperAction(_Strict):
-    """The last entry of a row.
+    """The entry behind the arm's.
 
     Attributes:
         open, closed: its value for the open and the closed gripper. Between them the gripper moves evenly, beyond them
@@ -61,8 +64,34 @@ class GripperAction(_Strict):
         return (share > (self.threshold - self.closed) / (self.open - self.closed)).astype(np.float64)
 
 
+class BaseAction(_Strict):
+    """The entries of a mobile base, behind the gripper's.
+
+    Attributes:
+        axes: of each entry: forward `vx`, sideways `vy` [m/s], turning `wz` [rad/s]; what is not named stays 0.
+        scale: multiplies the entries, one for all or one for each: m/s or rad/s for a unit of the model.
+    """
+
+    axes: Annotated[tuple[Axis, ...], Field(min_length=1)] = ("vx", "vy", "wz")
+    scale: Finite | tuple[Finite, ...] = 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.axes)) != len(self.axes):
+            raise ValueError(f"axes {list(self.axes)} has duplicates; name each axis once")
+        if isinstance(self.scale, tuple) and len(self.scale) != len(self.axes):
+            raise ValueError(f"scale has {len(self.scale)} values for {len(self.axes)} axes")
+        return self
+
+    def twists(self, values: Array) -> Array:
+        """(K, 3) m/s, m/s, rad/s of model values (K, len(axes))."""
+        found = np.zeros((len(values), 3))
+        found[:, [_TWIST.index(axis) for axis in self.axes]] = values * np.asarray(self.scale, dtype=np.float64)
+        return found
+
+
 class ActionLayout(_Strict):
-    """One row of a model's answer: the arm's entries, then the gripper's.
+    """One row of a model's answer: the arm's entries, then the gripper's, then the mobile base's.
 
     Attributes:
         space: how the arm's entries are meant.
@@ -73,7 +102,8 @@ class ActionLayout(_Strict):
         scale: multiplies the arm's entries, one for all or one for each: rad or m for a unit of the model.
         bound: the arm's entries are limited to ± this before scaling, as the clients of some models do; None: taken as
             they come.
-        gripper: the last entry; None: the model does not move the gripper, it stays where it is.
+        gripper: the entry behind the arm's; None: the model does not move the gripper, it stays where it is.
+        base: the last entries; None: the model does not drive.
         reach: m, and tilt: rad; farther off than this, a pose counts as out of reach.
     """
 
@@ -85,6 +115,7 @@ class ActionLayout(_Strict):
     scale: Finite | tuple[Finite, ...] = 1.0
     bound: Positive | None = None
     gripper: GripperAction | None = None
+    base: BaseAction | None = None
     reach: Positive = 0.02
     tilt: Positive = 0.15
 
@@ -109,11 +140,21 @@ class Decoded:
     Attributes:
         positions: (K, n) rad or m, in the robot's order.
         residuals: (K,) m, tilts: (K,) rad: what the tool misses of each row's pose; 0 for joint actions.
+        twists: (K, 3) m/s, m/s, rad/s of the mobile base; None: the layout has none.
     """
 
     positions: Array
     residuals: Array
     tilts: Array
+    twists: Array | None = None
+
+    def base_motion(self, rows: int, dt: float) -> BaseMotion | None:
+        """The mobile base's part of the first `rows` rows, row k at (k + 1) `dt` s."""
+        return (
+            None
+            if self.twists is None
+            else BaseMotion(dt * np.arange(1.0, rows + 1.0, dtype=np.float64), self.twists[:rows])
+        )
 
 
 class ActionDecoder:
@@ -121,7 +162,7 @@ class ActionDecoder:
 
     Raises:
         ConfigError: when the layout names joints that the robot lacks, gives the wrong number of scales, or commands a
-            gripper that is not there.
+            gripper or a mobile base that is not there.
     """
 
     def __init__(self, layout: ActionLayout, robot: Robot):
@@ -139,8 +180,12 @@ class ActionDecoder:
             raise ConfigError(f"action.gripper: robot '{robot.name}' has no gripper; drop the key or name its gripper")
         if layout.gripper is not None and robot.gripper is not None and robot.gripper.joint in arm:
             raise ConfigError(f"action: '{robot.gripper.joint}' is the gripper and is in joints too; give it one entry")
+        if layout.base is not None and robot.base is None:
+            raise ConfigError(
+                f"action.base: robot '{robot.name}' has no mobile base; drop the key, or give the robot file one"
+            )
         self.names = _names(layout, arm)
-        self._arm_width = len(self.names) - (layout.gripper is not None)
+        self._arm_width = arm_width(layout, len(self.names))
         if isinstance(layout.scale, tuple) and len(layout.scale) != self._arm_width:
             raise ConfigError(
                 f"action.scale has {len(layout.scale)} values for {self._arm_width} entries ({', '.join(self.names)})"
@@ -181,8 +226,11 @@ class ActionDecoder:
         if self.layout.gripper is not None and self._gripper is not None:
             span = self._gripper.open - self._gripper.closed
             finger = self._joints.index(self._gripper.joint)
-            decoded[:, finger] = self._gripper.closed + self.layout.gripper.opening(rows[:, -1]) * span
-        return Decoded(decoded, residuals, tilts)
+            values = rows[:, self._arm_width]
+            decoded[:, finger] = self._gripper.closed + self.layout.gripper.opening(values) * span
+        base = self.layout.base
+        twists = None if base is None else base.twists(rows[:, -len(base.axes) :])
+        return Decoded(decoded, residuals, tilts, twists)
 
     def reachable(self, decoded: Decoded) -> Array:
         """`decoded.positions` up to the first pose out of reach, (K', n) with K' >= 1.
@@ -254,4 +302,13 @@ def _names(layout: ActionLayout, arm: Sequence[str]) -> tuple[str, ...]:
         names = [f"{change}{axis}[m]" for axis in _AXES]
         if layout.rotation is not None:
             names += [f"{change}{layout.rotation}_{i}" for i in range(size(layout.rotation))]
-    return (*names, "gripper") if layout.gripper is not None else tuple(names)
+    if layout.gripper is not None:
+        names.append("gripper")
+    if layout.base is not None:
+        names += [f"base.{axis}[{'rad/s' if axis == 'wz' else 'm/s'}]" for axis in layout.base.axes]
+    return tuple(names)
+
+
+def arm_width(layout: ActionLayout, width: int) -> int:
+    """Entries of the arm, of a row of `width` entries."""
+    return width - (layout.gripper is not None) - (0 if layout.base is None else len(layout.base.axes))

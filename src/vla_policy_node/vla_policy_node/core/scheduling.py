@@ -6,7 +6,6 @@ Points that have passed are dropped. If the robot does not follow the plan (the 
 the new plan starts from what the controller really plays.
 """
 
-from collections import deque
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -17,6 +16,7 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError, ConfigError, unknown
 from vla_contract.interpolation import Trajectory
 from vla_contract.limits import JointLimits
+from vla_policy_node.core.pacing import Pacer, Refill
 from vla_policy_node.core.shaping import Shaper
 from vla_policy_node.core.splicing import APART, join, portion, rest_at, snap, state_at
 from vla_policy_node.core.targets import Ensemble, Target, TargetMaker
@@ -36,18 +36,20 @@ class Schedule:
     """How chunks follow each other.
 
     Attributes:
-        strategy: `sync`: execute a part of a chunk, rest, observe, infer. `async`: infer while the chunk plays, then
-            fade onto the new one. `ensemble`: as `async`, onto the average of all chunks that speak of the same time.
-            `rtc` (real-time chunking): as `async`, and the policy is told what will be executed meanwhile, so that its
-            new chunk begins with it.
-        execution_horizon: s of each chunk before the next observation is sent to the model.
+        strategy: `sync`: execute a part of a chunk, rest, observe, infer; an inference that takes no time is not rested
+            for. `async`: infer while the chunk plays, then fade onto the new one. `ensemble`: as `async`, onto the
+            average of all chunks that speak of the same time. `rtc` (real-time chunking): as `async`, and the policy is
+            told what will be executed meanwhile, so that its new chunk begins with it.
+        execution_horizon: s of each chunk before the next observation is sent to the model; adapted to the measured
+            latency, see `core.pacing`.
         margin: s between a chunk's publication and the splice; covers the filter's and the controller's lead.
         blend: s, shortest fade from the old plan to the new.
         step: s between published points.
         acceleration_share: of the limit, that smoothing aims at.
         limit_share: of the velocity, acceleration and jerk limits, that a plan may use.
         stiffness: least smoothing.
-        ensemble_decay: weights of an ensemble are exp(-decay * i), 0 for the oldest chunk.
+        ensemble_decay: weights of an ensemble are exp(-decay * i), i = 0 for the oldest chunk. ACT has 0.01 and a chunk
+            every 0.02 s; at a chunk every 0.4 s so much weight on the old fills the turning points of the motion.
         followed: rad or m, most between plan and command if the plan is being followed.
         tracking: rad, most between command and measurement if the controller plays the command (gripper apart).
     """
@@ -60,7 +62,7 @@ class Schedule:
     acceleration_share: float = 0.5
     limit_share: float = 0.8
     stiffness: float = 0.1
-    ensemble_decay: float = 0.01
+    ensemble_decay: float = -1.0
     followed: float = 1e-3
     tracking: float = 0.1
 
@@ -123,7 +125,9 @@ class ChunkScheduler:
         self._plan: Trajectory | None = None
         self._epoch_ns = 0
         self._observed_ns = -1
-        self._latencies: deque[float] = deque(maxlen=20)
+        self._pacer = Pacer(schedule.execution_horizon, schedule.margin, schedule.blend)
+        self._length = 0.0  # s that the newest chunk reaches beyond its observation
+        self._rests = False  # the plan ends at rest, and the next observation is taken there
         self._starving = False
         self.starved = 0
 
@@ -149,7 +153,7 @@ class ChunkScheduler:
         self._plan = None
         self._ensemble.clear()
         self._observed_ns = -1
-        self._starving = False
+        self._rests = self._starving = False
 
     def begin(self, observed_ns: int) -> None:
         """An inference starts, from the observation of `observed_ns`."""
@@ -161,17 +165,22 @@ class ChunkScheduler:
             return False
         if self._plan is None or self._observed_ns < 0:
             return True
-        if self.strategy == "sync":
+        if self._rests:
             return self._seconds(newest_ns) >= self._plan.end
         # By stamps, not by the clock: which observation is used must not depend on how busy the machine is.
+        refill = self.refill
         since = (newest_ns - self._observed_ns) * _NS
-        reserve = self.latency + self.schedule.margin + self.schedule.blend
-        return since >= self.schedule.execution_horizon - _JITTER or self.queue(now_ns) <= reserve
+        return since >= refill.horizon - _JITTER or self.queue(now_ns) <= refill.threshold
 
     @property
     def latency(self) -> float:
-        """s from observation to splice that the next inference should be expected to take; 0: none measured."""
-        return float(np.quantile(self._latencies, 0.9)) if self._latencies else 0.0
+        """s from observation to chunk that the next inference should be expected to take; 0: none measured."""
+        return self._pacer.expected
+
+    @property
+    def refill(self) -> Refill:
+        """When the next observation goes to the model, as the newest chunk and the measured latencies have it."""
+        return self._pacer.refill(self._length)
 
     def queue(self, now_ns: int) -> float:
         """s of published motion ahead; <= 0: the plan has ended."""
@@ -180,7 +189,7 @@ class ChunkScheduler:
     def watch(self, now_ns: int) -> bool:
         """Counts starvation: true at the moment when the plan of a task runs out."""
         empty = self._plan is not None and self.queue(now_ns) <= 0
-        edge = empty and not self._starving and self.strategy != "sync"
+        edge = empty and not self._starving and not self._rests
         self._starving = empty
         self.starved += edge
         return edge
@@ -214,10 +223,14 @@ class ChunkScheduler:
         stamp = self._seconds(chunk.stamp_ns)
         now = max(self._seconds(now_ns), stamp + APART)
         at = now + self.schedule.margin
-        self._latencies.append(now - stamp)
+        self._pacer.measured(now - stamp)
+        # Nobody need rest while a policy thinks that answers at once.
+        rests = self.strategy == "sync" and now - stamp > _JITTER
         base, kind = self._base(now, at, reality)
         start, at = snap(base, max(now, base.start)), snap(base, max(at, base.start))
-        target = self._target(chunk, observed, stamp, now, at, kind)
+        target = self._target(chunk, observed, at if rests else stamp, now, kind)
+        if rests:
+            target = self._targets.hold_after(target, self.schedule.execution_horizon)
         if target.curve.end < at + 2 * self.schedule.step:
             raise ChunkError(
                 f"chunk ends {target.curve.end - stamp:.2f} s after its observation, its splice is {at - stamp:.2f} s "
@@ -230,7 +243,8 @@ class ChunkScheduler:
         after = published.sample(at).positions[0]
         mismatch = np.abs(state_at(target.curve, at)[0] - state[0])[self._arm]
         self._plan = self._with_history(base, kind, start, published)
-        self._starving = False
+        self._length = published.end - stamp
+        self._rests, self._starving = rests, False
         return Splice(
             chunk.with_trajectory(_shifted(published, -stamp)),
             kind,
@@ -242,12 +256,9 @@ class ChunkScheduler:
             shape.excess,
         )
 
-    def _target(self, chunk: ActionChunk, observed: Array, stamp: float, now: float, at: float, kind: Base) -> Target:
-        """What the chunk asks for, as the strategy sees it."""
-        if self.strategy == "sync":
-            # The robot rests: nothing has passed, the chunk begins where it ends.
-            return self._targets.hold_after(self._targets.make(chunk, observed, at), self.schedule.execution_horizon)
-        target = self._targets.make(chunk, observed, stamp)
+    def _target(self, chunk: ActionChunk, observed: Array, origin: float, now: float, kind: Base) -> Target:
+        """What the chunk asks for from `origin` on, as the strategy sees it."""
+        target = self._targets.make(chunk, observed, origin)
         if self.strategy != "ensemble":
             return target
         if kind != "plan":
@@ -276,8 +287,11 @@ class ChunkScheduler:
 
     def _base(self, now: float, at: float, reality: Reality) -> tuple[Trajectory, Base]:
         """What is being executed, up to the splice at least."""
-        plan = self._plan if self._plan is not None and self._plan.start <= now and self._plan.end >= at else None
+        plan = self._plan if self._plan is not None and self._plan.start <= now <= self._plan.end else None
         command = self._command(now, at, reality)
+        if plan is not None and plan.end < at:
+            # The chunk comes just in time: behind the plan's end the controller brakes, or else this does.
+            plan = self._braked(plan, at) if command is None else None
         if command is None:
             tracked = plan is not None and self._near(plan.sample(now).positions[0], reality.positions)
             if plan is not None and tracked and reality.command is None:
@@ -290,6 +304,12 @@ class ChunkScheduler:
             if gap <= self.schedule.followed:
                 return plan, "plan"
         return command, "command"
+
+    def _braked(self, plan: Trajectory, at: float) -> Trajectory:
+        """`plan`, then to rest, and at rest until `at`."""
+        tail = self._shaper.brake(state_at(plan, plan.end), plan.end, self._targets.low, self._targets.high)
+        braked = join(plan, tail)
+        return braked if braked.end >= at else join(braked, rest_at(braked.positions[-1], braked.end, at))
 
     def _command(self, now: float, at: float, reality: Reality) -> Trajectory | None:
         """The controller's trajectory up to `at`, if the robot really follows it."""

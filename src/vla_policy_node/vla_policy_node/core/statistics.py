@@ -35,3 +35,23 @@ class Meter:
             return (float("nan"),) * 3
         p50, p95, p99 = np.quantile(self._inferences, (0.5, 0.95, 0.99))
         return float(p50), float(p95), float(p99)
+
+
+class Arrivals:
+    """How many messages of a stream came, and how long the last ones were on their way."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._delays: deque[float] = deque(maxlen=300)
+
+    def came(self, delay: float) -> None:
+        """A message came `delay` s after its stamp."""
+        self.count += 1
+        self._delays.append(delay)
+
+    def quantiles(self) -> tuple[float, float]:
+        """Delay p50, p99 in s; NaN: none came."""
+        if not self._delays:
+            return (float("nan"),) * 2
+        p50, p99 = np.quantile(self._delays, (0.5, 0.99))
+        return float(p50), float(p99)

@@ -89,22 +89,27 @@ class TargetMaker:
         )
 
     def average(self, newest: Target, older: "deque[Target]", decay: float) -> Target:
-        """`newest` averaged with the older chunks that speak of the same time; the gripper obeys the newest alone.
+        """`newest` averaged with the older chunks that speak of the same time.
 
         Weights as in ACT (Zhao et al., arXiv 2304.13705): exp(-decay * i), the oldest has i = 0. Toward its end a chunk
-        loses its weight, so that its leaving is not felt.
+        loses its weight, so that its leaving is not felt. The gripper's set-points are averaged like the arm's points:
+        a gripper that obeyed the newest chunk alone would close before the averaged arm is there.
         """
         times = newest.goals.times
         chunks = [*older, newest]
         weights = np.exp(-decay * np.arange(len(chunks)))[:, None] * np.ones(len(times))
         for k, target in enumerate(older):
             weights[k] *= np.clip((target.goals.end - times) / _FADE, 0.0, 1.0)
-        curves = np.stack([target.curve.sample(np.minimum(times, target.curve.end)).positions for target in chunks])
-        curves[-1] = newest.goals.positions
-        points = newest.goals.positions.copy()
-        mean = (weights[:, :, None] * curves).sum(axis=0) / weights.sum(axis=0)[:, None]
-        points[:, self._arm] = mean[:, self._arm]
+        wishes = [self._wish(target, np.minimum(times, target.goals.end)) for target in older]
+        points = (weights[:, :, None] * np.stack([*wishes, newest.goals.positions])).sum(axis=0)
+        points /= weights.sum(axis=0)[:, None]
         return self._target(times - newest.goals.start, points, newest.goals.start, newest.clipped)
+
+    def _wish(self, target: Target, times: Array) -> Array:
+        """(m, n): where `target` wants the joints at `times`."""
+        points = target.goals.sample(times).positions
+        points[:, self._arm] = target.curve.sample(times).positions[:, self._arm]
+        return points
 
     def _target(self, times: Array, wish: Array, origin: float, clipped: tuple[str, ...]) -> Target:
         # The operators of the smoother are cached by the grid: give it the same one every time.

@@ -142,7 +142,12 @@ class _Worker:
             flat = np.frombuffer(self._memory, dtype=np.uint8, count=height * width * 3, offset=offset)
             images[name] = flat.reshape(height, width, 3)
         observation = Observation(
-            request["stamp_ns"], images, request["positions"], request["velocities"], request["instruction"]
+            request["stamp_ns"],
+            images,
+            request["positions"],
+            request["velocities"],
+            request["instruction"],
+            request["extras"],
         )
         prefix = self._wire.trajectory_of(request["prefix"])
         started = time.perf_counter()
@@ -151,11 +156,19 @@ class _Worker:
         path = None
         if self._kinematics is not None and chunk.joint_names == self._kinematics.joint_names:
             path = np.stack([self._kinematics.forward(row)[0] for row in chunk.positions])
-        return {"chunk": self._wire.chunk_map(chunk), "seconds": seconds, "path": path}
+        return {"chunk": self._wire.chunk_map(chunk), "seconds": seconds, "path": path, "gpu": _gpu_memory()}
 
     def _reset(self, request: dict[str, Any]) -> dict[str, Any]:
         self._backend.reset()
         return {"reset": True}
+
+
+def _gpu_memory() -> float | None:
+    """Bytes that this process holds on GPUs through torch; None: it uses none."""
+    torch = sys.modules.get("torch")
+    if torch is None or not hasattr(torch, "cuda") or not torch.cuda.is_initialized():
+        return None
+    return float(sum(torch.cuda.memory_reserved(device) for device in range(torch.cuda.device_count())))
 
 
 def _kinematics(robot: Any) -> Any:

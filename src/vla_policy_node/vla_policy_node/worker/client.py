@@ -74,12 +74,14 @@ class Ready:
 @dataclass(frozen=True)
 class Answer:
     """To the request `id`; `seconds` is the inference alone. `path` (K, 3) m: the tool at the chunk's points, in the
-    base frame; None: the worker's interpreter has no kinematics."""
+    base frame; None: the worker's interpreter has no kinematics. `gpu_memory`: bytes that the worker holds on GPUs;
+    NaN: it uses none."""
 
     id: int
     chunk: ActionChunk
     seconds: float
     path: NDArray[np.float64] | None = None
+    gpu_memory: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ class Worker:
                 "positions": observation.positions,
                 "velocities": observation.velocities,
                 "instruction": observation.instruction,
+                "extras": dict(observation.extras),
                 "prefix": wire.trajectory_map(prefix),
             }
         )
@@ -359,7 +362,14 @@ def _event(identifier: int, answer: dict[str, Any]) -> Event:
     if "error" in answer:
         return Refusal(identifier, _with_trace(answer))
     try:
-        return Answer(identifier, wire.chunk_of(answer["chunk"]), float(answer["seconds"]), answer.get("path"))
+        gpu = answer.get("gpu")
+        return Answer(
+            identifier,
+            wire.chunk_of(answer["chunk"]),
+            float(answer["seconds"]),
+            answer.get("path"),
+            float("nan") if gpu is None else float(gpu),
+        )
     except (ChunkError, KeyError, TypeError) as error:
         return Refusal(identifier, f"the backend's chunk is malformed: {error}")
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
-from vla_contract.chunk import ActionChunk
+from vla_contract.chunk import ActionChunk, BaseMotion
 from vla_contract.errors import VlaError
 from vla_contract.interpolation import Trajectory
 
@@ -106,6 +106,7 @@ def chunk_map(chunk: ActionChunk) -> dict[str, Any]:
         "confidence": float(chunk.confidence),
         "progress": float(chunk.progress),
         "inference_time": float(chunk.inference_time),
+        "base": None if chunk.base is None else {"times": chunk.base.times, "twists": chunk.base.twists},
     }
 
 
@@ -113,7 +114,7 @@ def chunk_of(values: dict[str, Any]) -> ActionChunk:
     """The inverse of `chunk_map`.
 
     Raises:
-        ChunkError: when the trajectory is malformed.
+        ChunkError: when a motion is malformed.
     """
     trajectory = trajectory_of(values["trajectory"])
     assert trajectory is not None
@@ -124,4 +125,5 @@ def chunk_of(values: dict[str, Any]) -> ActionChunk:
         confidence=values["confidence"],
         progress=values["progress"],
         inference_time=values["inference_time"],
+        base=None if values["base"] is None else BaseMotion(**values["base"]),
     )

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,12 +18,15 @@ from vla_contract.policy import PolicyMetadata, check_fit
 from vla_contract.resampling import resize_image
 from vla_contract.robot import Robot
 from vla_kinematics import ToolKinematics
+from vla_policy_node.backends import Answer, Question, attempt
 from vla_policy_node.backends.flow.checkpoint import load_checkpoint
-from vla_policy_node.backends.flow.model import FlowPolicy, Prefix
+from vla_policy_node.backends.flow.model import FlowPolicy
 from vla_policy_node.backends.flow.text import SentenceEncoder
+from vla_policy_node.backends.guidance import Guide, Memory, together
 
 Array = NDArray[np.float64]
-OPTIONS: Mapping[str, int] = {"threads": 2, "steps": 5, "seed": 0}
+OPTIONS: Mapping[str, int | float] = {"threads": 2, "steps": 5, "seed": 0, "guidance": 5.0}
+_MOST_GUIDANCE = 100.0
 _UNREACHABLE = 0.02  # m; farther off, the chunk is not what the policy meant
 
 
@@ -39,36 +42,58 @@ def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "FlowBac
     """Loads a checkpoint folder for a robot.
 
     Args:
-        options: `threads` of torch, `steps` of the flow, `seed` of its noise.
+        options: `threads` of torch, `steps` of the flow, `seed` of its noise, `guidance`: largest weight of the pull
+            toward the motion under way (0: off).
 
     Raises:
         ConfigError: when the checkpoint is missing, changed or malformed, or an option is unknown or out of range.
         MismatchError: when the policy does not fit the robot.
     """
     values = _options(options)
-    torch.set_num_threads(values["threads"])
+    torch.set_num_threads(int(values["threads"]))
     model, metadata = load_checkpoint(Path(checkpoint))
     check_fit(metadata, robot)
-    return FlowBackend(model, metadata, robot, steps=values["steps"], seed=values["seed"])
+    return FlowBackend(model, metadata, robot, int(values["steps"]), int(values["seed"]), values["guidance"])
 
 
-def _options(options: Mapping[str, Any]) -> dict[str, int]:
+def _options(options: Mapping[str, Any]) -> dict[str, int | float]:
     for name, value in options.items():
         if name not in OPTIONS:
             raise ConfigError(f"flow policy: {unknown('option', name, OPTIONS)}")
-        if isinstance(value, bool) or not isinstance(value, int) or value < (0 if name == "seed" else 1):
+        if name == "guidance":
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_GUIDANCE:
+                raise ConfigError(f"flow policy: option guidance is {value!r}, expected 0 .. {_MOST_GUIDANCE:g}")
+        elif isinstance(value, bool) or not isinstance(value, int) or value < (0 if name == "seed" else 1):
             raise ConfigError(f"flow policy: option {name} is {value!r}, expected a positive integer")
     return {**OPTIONS, **options}
+
+
+class _Seen(NamedTuple):
+    """An observation as the network takes it, (1, …) each; and `tool` (3,) m as it is, for the way back."""
+
+    images: Tensor
+    state: Tensor
+    text: Tensor
+    place: Tensor
+    tool: Array
 
 
 class FlowBackend:
     """Answers observations with joint chunks. Use from one thread."""
 
-    def __init__(self, model: FlowPolicy, metadata: PolicyMetadata, robot: Robot, steps: int = 5, seed: int = 0):
+    def __init__(
+        self,
+        model: FlowPolicy,
+        metadata: PolicyMetadata,
+        robot: Robot,
+        steps: int = 5,
+        seed: int = 0,
+        guidance: float = 5.0,
+    ):
         if robot.gripper is None:
             raise ConfigError(f"robot '{robot.name}' has no gripper; policy '{metadata.name}' commands one")
         self.metadata = metadata
-        self._model, self._steps = model, steps
+        self._model, self._steps, self._guidance = model, steps, guidance
         self._robot, self._gripper = robot, robot.gripper
         self._finger = robot.joints.index(robot.gripper.joint)
         self._kinematics = ToolKinematics(robot.urdf(), robot.joints, robot.tool_frame, robot.home)
@@ -76,26 +101,55 @@ class FlowBackend:
         self._sentences = SentenceEncoder()
         self._state = metadata.statistics["state"].arrays()
         self._action = [torch.tensor(a, dtype=torch.float32) for a in metadata.statistics["action"].arrays()]
-        # One draw of noise for all chunks: consecutive chunks then agree, where fresh noise would make them jitter.
-        shape = (1, metadata.horizon, len(metadata.action))
-        self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+        self.draw(seed)
+        self._times = metadata.dt * np.arange(1, metadata.horizon + 1)
+        self._memory = Memory(self._times)
 
     def reset(self) -> None:
-        """A new task. Nothing to forget: a chunk depends on its observation and the seed alone."""
+        """A new task: the last chunk no longer counts. Without a prefix only observation and seed do."""
+        self._memory.forget()
+
+    def draw(self, seed: int) -> None:
+        """Other noise. One draw serves all chunks: they agree then, where fresh noise would make them jitter."""
+        shape = (1, self.metadata.horizon, len(self.metadata.action))
+        self._noise = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
     def infer(self, observation: Observation, prefix: Trajectory | None = None) -> ActionChunk:
         """The motion that the policy wants from here on, in joint space: point k is for stamp + (k + 1) dt.
 
         Args:
-            prefix: joint motion that will be executed in any case, times in s since the stamp; the chunk is drawn to
-                begin with it.
+            prefix: joint motion that will be executed in any case, times in s since the stamp. The chunk begins with
+                it, and its next rows are drawn toward what the last chunk meant there.
 
         Raises:
             InferenceError: when a camera or joint is missing, or the network asks for a place out of reach.
         """
         started = time.perf_counter()
-        answer = self.infer_tool(observation, prefix)
-        followed = self._kinematics.follow(observation.positions, answer.tool, self._rotation)
+        return self._chunk(observation, prefix, self.infer_tool(observation, prefix), self._memory, started)
+
+    def infer_batch(self, questions: Sequence[Question]) -> list[Answer | InferenceError]:
+        """Several robots in one pass: see `backends.BatchBackend`. The memory of an episode is its last chunk."""
+        started = time.perf_counter()
+        outcomes: list[Any] = [attempt(self._see, question.observation) for question in questions]
+        ready = [k for k, seen in enumerate(outcomes) if not isinstance(seen, InferenceError)]
+        asked = [questions[k] for k in ready]
+        memories = [Memory(self._times, cast(ActionChunk | None, question.memory)) for question in asked]
+        seen = [outcomes[k] for k in ready]
+        guides = [
+            self._guide(question.observation, question.prefix, one.tool, memory)
+            for question, one, memory in zip(asked, seen, memories, strict=True)
+        ]
+        answers = self._answer(seen, guides) if ready else []
+        for k, question, answer, memory in zip(ready, asked, answers, memories, strict=True):
+            chunk = attempt(self._chunk, question.observation, question.prefix, answer, memory, started)
+            outcomes[k] = Answer(chunk, chunk) if isinstance(chunk, ActionChunk) else chunk
+        return outcomes
+
+    def _chunk(
+        self, observation: Observation, prefix: Trajectory | None, answer: ToolChunk, memory: Memory, started: float
+    ) -> ActionChunk:
+        """The network's answer as joint motion; kept in `memory`."""
+        followed = self._kinematics.follow(observation.positions, _finite(answer).tool, self._rotation)
         worst = int(np.argmax(followed.residuals))
         if followed.residuals[worst] > _UNREACHABLE:
             raise InferenceError(
@@ -105,41 +159,51 @@ class FlowBackend:
         positions = followed.positions
         span = self._gripper.open - self._gripper.closed
         positions[:, self._finger] = self._gripper.closed + answer.gripper * span
-        times = self.metadata.dt * np.arange(1, self.metadata.horizon + 1)
-        return ActionChunk(
+        chunk = ActionChunk(
             stamp_ns=observation.stamp_ns,
             joint_names=self._robot.joints,
-            trajectory=Trajectory(times, positions),
+            trajectory=Trajectory(self._times, positions),
             policy=self.metadata.name,
             policy_digest=self.metadata.digest,
             instruction=observation.instruction,
             inference_time=time.perf_counter() - started,
             progress=answer.progress,
         )
+        return memory.keep(chunk, prefix if self._guidance > 0 else None)
 
-    @torch.inference_mode()
     def infer_tool(self, observation: Observation, prefix: Trajectory | None = None) -> ToolChunk:
         """The same in tool space.
 
         Raises:
-            InferenceError: when a camera or joint is missing.
+            InferenceError: when a camera or joint is missing, or the answer is not finite.
         """
+        seen = self._see(observation)
+        return _finite(self._answer([seen], [self._guide(observation, prefix, seen.tool, self._memory)])[0])
+
+    def _see(self, observation: Observation) -> _Seen:
         tool, _ = self._kinematics.forward(observation.positions)
-        state = np.concatenate([observation.positions, tool])
         mean, std = self._state
-        reading = self._model.read(
+        state = (np.concatenate([observation.positions, tool]) - mean) / std
+        return _Seen(
             self._images(observation.images),
-            torch.tensor((state - mean) / std, dtype=torch.float32)[None],
+            torch.tensor(state, dtype=torch.float32)[None],
             self._sentences.embed(observation.instruction)[None],
             torch.tensor(tool, dtype=torch.float32)[None],
+            tool,
         )
-        given = None if prefix is None else self._prefix(prefix, tool)
-        actions = (
-            self.denormalise(self._model.sample(reading.context, self._noise, self._steps, given))[0].double().numpy()
-        )
-        if not np.isfinite(actions).all():
-            raise InferenceError("the network's answer is not finite; the observation lies far outside its training")
-        return ToolChunk(tool + actions[:, :3], np.clip(actions[:, 3], 0.0, 1.0), float(reading.progress.sigmoid()))
+
+    @torch.no_grad()
+    def _answer(self, seen: Sequence[_Seen], guides: Sequence[Guide | None]) -> list[ToolChunk]:
+        """One pass for all."""
+        images, state, text, place = (torch.cat(parts) for parts in list(zip(*seen, strict=True))[:4])
+        reading = self._model.read(images, state, text, place)
+        noise = self._noise.expand(len(seen), -1, -1)
+        sampled = self._model.sample(reading.context, noise, self._steps, together(guides))
+        actions, progress = self.denormalise(sampled).double().numpy(), reading.progress.sigmoid()
+        return [
+            ToolChunk(one.tool + rows[:, :3], np.clip(rows[:, 3], 0.0, 1.0), float(done))
+            for one, rows, done in zip(seen, actions, progress, strict=True)
+        ]
 
     def denormalise(self, actions: Tensor) -> Tensor:
         """Normalised (…, H, A) -> m and [0, 1]."""
@@ -159,13 +223,22 @@ class FlowBackend:
             stacked.append(resize_image(images[name], size.height, size.width))
         return torch.from_numpy(np.stack(stacked)).permute(0, 3, 1, 2)[None].float() / 255
 
-    def _prefix(self, motion: Trajectory, tool: Array) -> Prefix:
-        times = self.metadata.dt * np.arange(1, self.metadata.horizon + 1)
-        joints = motion.sample(times).positions
+    def _guide(self, observation: Observation, prefix: Trajectory | None, tool: Array, memory: Memory) -> Guide | None:
+        """What is known of the chunk, as the network's actions; `tool` (3,) m is where the observation has it."""
+        if prefix is None or self._guidance <= 0:
+            return None
+        known = memory.known(observation.stamp_ns, prefix)
         span = self._gripper.open - self._gripper.closed
-        rows: Sequence[Array] = [
-            np.append(self._kinematics.forward(q)[0] - tool, (q[self._finger] - self._gripper.closed) / span)
-            for q in joints
-        ]
-        actions = torch.tensor(np.stack(rows), dtype=torch.float32)[None]
-        return Prefix(self.normalise(actions), torch.tensor(times <= motion.end + 1e-9, dtype=torch.float32))
+        rows = np.zeros((len(known.motion), len(self.metadata.action)))
+        for row, joints in zip(rows[: known.reached], known.motion, strict=False):
+            row[:3] = self._kinematics.forward(joints)[0] - tool
+            row[3] = (joints[self._finger] - self._gripper.closed) / span
+        target = self.normalise(torch.tensor(rows, dtype=torch.float32)[None])
+        weights = torch.tensor(known.weights(), dtype=torch.float32)[:, None].expand_as(target[0])
+        return Guide(target, weights, self._guidance)
+
+
+def _finite(answer: ToolChunk) -> ToolChunk:
+    if not (np.isfinite(answer.tool).all() and np.isfinite(answer.gripper).all()):
+        raise InferenceError("the network's answer is not finite; the observation lies far outside its training")
+    return answer

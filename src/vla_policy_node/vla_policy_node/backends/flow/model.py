@@ -6,13 +6,14 @@ Predicting the end point keeps chunks accurate to the millimetre with few Euler 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vla_policy_node.backends.guidance import Guide, integrate
 
 IMAGE = 96  # pixels, height and width of every camera's input
 COLOURS = 3  # cubes that a sentence can name: red, green, blue
@@ -58,18 +59,6 @@ class Reading(NamedTuple):
     placed: Tensor
     progress: Tensor
     colour: Tensor
-
-
-class Prefix(NamedTuple):
-    """A chunk to stay close to, for real-time chunking.
-
-    Attributes:
-        actions: (B, H, A), normalised.
-        weights: (H,) in [0, 1]: 1 keeps the action, 0 leaves it free.
-    """
-
-    actions: Tensor
-    weights: Tensor
 
 
 class FlowPolicy(nn.Module):
@@ -138,32 +127,17 @@ class FlowPolicy(nn.Module):
         return (self.predict(x, tau, context) - x) / (1 - tau)[:, None, None]
 
     @torch.no_grad()
-    def sample(
-        self,
-        context: Tensor,
-        noise: Tensor,
-        steps: int = 5,
-        prefix: Prefix | None = None,
-        guide: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> Tensor:
+    def sample(self, context: Tensor, noise: Tensor, steps: int = 5, guide: Guide | None = None) -> Tensor:
         """Integrates the flow with `steps` Euler steps from `noise` (B, H, A). The same noise gives the same chunk.
 
         Args:
-            prefix: pulls the end point toward given actions at every step.
-            guide: (tau (), velocity (B, H, A)) -> velocity, called at every step, for other kinds of guidance.
+            guide: draws the end point toward rows that are known, at every step (real-time chunking).
         """
-        x = noise
-        for i in range(steps):
-            tau = torch.full((x.shape[0],), i / steps, dtype=x.dtype, device=x.device)
-            end = self.predict(x, tau, context)
-            if prefix is not None:
-                weights = prefix.weights[:, None]
-                end = (1 - weights) * end + weights * prefix.actions
-            velocity = (end - x) / (1 - i / steps)
-            if guide is not None:
-                velocity = guide(tau[0], velocity)
-            x = x + velocity / steps
-        return x
+
+        def velocity(x: Tensor, tau: float) -> Tensor:
+            return self.velocity(x, torch.full((len(x),), tau, dtype=x.dtype, device=x.device), context)
+
+        return integrate(velocity, noise, steps, guide)
 
 
 class _Eye(nn.Module):
