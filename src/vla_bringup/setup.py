@@ -21,7 +21,7 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml"]),
-        *shared("launch/*.launch.py", "config/**/*.yaml", "config/*.xml", "urdf/*", "rviz/*.rviz"),
+        *shared("launch/*.launch.py", "config/**/*.yaml", "config/**/*.xml", "urdf/*", "rviz/*.rviz"),
     ],
     install_requires=["setuptools"],
     zip_safe=True,

@@ -32,6 +32,14 @@ def test_on_a_robot_nothing_starts_before_the_filter_is_up():
     assert names(system) == ["vla_safety", "vla_wait_for_filter", "vla_policy"]
     assert [spec.gate for spec in system] == [False, True, False]
     assert not any("use_sim_time" in spec.parameters for spec in system)
+    assert not any(spec.parameters.get("shadow") or spec.parameters.get("unfiltered") for spec in system)
+
+
+def test_only_the_simulator_can_play_what_no_filter_has_passed():
+    specs = {spec.name: spec.parameters for spec in demo_system(observe_only=True)}
+    assert specs["vla_safety"]["shadow"] is True and specs["vla_sim"]["unfiltered"] is True
+    specs = {spec.name: spec.parameters for spec in demo_system()}
+    assert specs["vla_safety"]["shadow"] is False and specs["vla_sim"]["unfiltered"] is False
 
 
 def test_names_mean_shipped_files_and_paths_mean_themselves(tmp_path):

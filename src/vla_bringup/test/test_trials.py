@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 
 from vla_bringup.judge import named_cube
-from vla_bringup.trials import Outcome, interval, plan, summary
+from vla_bringup.trials import Outcome, interval, plan, summary, touched
 from vla_contract.errors import ConfigError
 
 
@@ -79,3 +79,9 @@ def test_summary_counts():
 
 def test_no_trial_yet_is_no_error():
     assert summary([], 0, "")["ci95"] == [0.0, 1.0]
+
+
+def test_a_chunk_is_touched_unless_it_is_taken_whole():
+    assert touched({}) is None
+    assert touched({"accepted": 99, "slowed": 1, "bridged": 50}) == pytest.approx(0.01)
+    assert touched({"accepted": 6, "trimmed": 1, "refused": 2, "stopped": 1}) == pytest.approx(0.4)

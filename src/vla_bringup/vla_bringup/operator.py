@@ -125,9 +125,7 @@ class Operator:
         node.create_subscription(ActionChunk, "/vla_policy/chunk", self._on_chunk, COMMAND)
         node.create_subscription(SceneState, "/vla_sim/ground_truth", self._on_scene, SENSOR)
         node.create_subscription(JointState, robot.joint_states.topic, self._on_joints, SENSOR)
-        self._services = {
-            name: node.create_client(Trigger, f"/vla_safety/{name}") for name in TRIGGERS
-        }
+        self._services = {name: node.create_client(Trigger, f"/vla_safety/{name}") for name in TRIGGERS}
         self._set_tool = node.create_client(SetTool, "/vla_safety/set_tool")
         self._reduce = node.create_client(SetBool, "/vla_safety/reduced_speed")
         self._reset = node.create_client(ResetScene, "/vla_sim/reset")

@@ -63,6 +63,7 @@ def demo_system(
     allow_blank: bool = False,
     view: bool = False,
     rviz: bool = False,
+    observe_only: bool = False,
 ) -> System:
     """The system beside the simulator.
 
@@ -76,6 +77,8 @@ def demo_system(
         lockstep: the simulator's clock waits for filter and policy, so that the load of the machine does not matter.
         allow_blank: the policy takes an empty instruction (evaluation of what it does without one).
         view, rviz: open a window.
+        observe_only: the filter judges and records but commands nothing, and the simulator plays the policy's chunks as
+            they are. There is no such thing for a robot: only the simulator can do it.
 
     Raises:
         ConfigError: when a file is missing or wrong.
@@ -83,8 +86,8 @@ def demo_system(
     files = _files(robot, policy, safety)
     common: dict[str, Value] = {"robot": str(files.robot.path), "use_sim_time": True, "lockstep": lockstep}
     system = [
-        _node("vla_safety", "vla_safety", {**common, "safety": str(files.safety)}),
-        _node("vla_sim", "vla_sim", {**common, "seed": seed}),
+        _node("vla_safety", "vla_safety", {**common, "safety": str(files.safety), "shadow": observe_only}),
+        _node("vla_sim", "vla_sim", {**common, "seed": seed, "unfiltered": observe_only}),
         _node("vla_policy_node", "vla_policy", {**common, "policy": str(files.policy), "allow_blank": allow_blank}),
     ]
     if view:

@@ -1,12 +1,13 @@
 """The plan of an evaluation, and what its outcomes say."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import binomtest
 
+from vla_bringup.episode import VERDICTS
 from vla_bringup.judge import COLOUR_WORDS, cube, named_cube
 from vla_contract.errors import ConfigError
 
@@ -111,6 +112,15 @@ def interval(successes: int, trials: int) -> tuple[float, float]:
     """Clopper–Pearson 95 % confidence interval of a success rate."""
     found = binomtest(successes, trials).proportion_ci(confidence_level=0.95, method="exact")
     return float(found.low), float(found.high)
+
+
+def touched(decisions: Mapping[str, int]) -> float | None:
+    """Share of decisions by which the safety filter changed, shortened, refused or stopped a chunk; None: it made none.
+
+    A chunk that is taken whole and only led on to (`bridged`) is not touched: each of its points is played as it is.
+    """
+    total = sum(decisions.get(name, 0) for name in VERDICTS)
+    return None if total == 0 else 1.0 - decisions.get("accepted", 0) / total
 
 
 def summary(outcomes: Sequence[Outcome], seed: int, policy_digest: str) -> dict[str, Any]:

@@ -75,8 +75,8 @@ class Controller(_Strict):
     """The joint_trajectory_controller that takes all joints of the robot file.
 
     Attributes:
-        name: in ros2_control's controller manager, whose name is `manager`; the safety filter deactivates it when a stop
-            does not arrive. Empty: there is no controller manager.
+        name: in ros2_control's controller manager, whose name is `manager`; the safety filter deactivates it when a
+            stop does not arrive. Empty: there is no controller manager.
     """
 
     topic: Topic = "/joint_trajectory_controller/joint_trajectory"

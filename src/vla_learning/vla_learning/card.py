@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from vla_contract.manifest import write_manifest
 from vla_contract.policy import METADATA_FILE, WEIGHTS_FILE, load_metadata
 from vla_learning.evaluation import KINDS, Report
 
@@ -69,6 +70,7 @@ def publish(checkpoint: Path, out: Path, plan: Mapping[str, object], report: Rep
     shutil.copyfile(checkpoint / WEIGHTS_FILE, out / WEIGHTS_FILE)
     (out / METADATA_FILE).write_text(complete.model_dump_json(indent=2) + "\n")
     (out / CARD_FILE).write_text(_text(out, complete.digest, facts, plan, report))
+    write_manifest(out)
 
 
 def _text(

@@ -120,6 +120,15 @@ class VlaNode(LifecycleNode):
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **options: Any) -> Any:
         return super().create_subscription(msg_type, topic, self.guarded(callback), *args, **options)
 
+    def create_service(self, srv_type: Any, name: str, callback: Any, *args: Any, **options: Any) -> Any:
+        """As rclpy's; after an error the response goes out as far as it was filled in, so that the node lives on."""
+        guard = self.guarded(callback)
+
+        def serve(request: Any, response: Any) -> Any:
+            return guard(request, response) or response
+
+        return super().create_service(srv_type, name, serve, *args, **options)
+
     def create_timer(self, period: float, callback: Any, *args: Any, **options: Any) -> Any:
         return super().create_timer(period, self.guarded(callback), *args, **options)
 

@@ -6,6 +6,10 @@ from typing import Any
 from rclpy.action import ActionServer, CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.node import Node
+from vla_msgs.action import ExecuteTask
+
+from vla_node_base.conversions import duration_msg
+from vla_policy_node.core.task import Verdict
 
 
 class TaskServer(ActionServer):
@@ -59,3 +63,10 @@ class TaskServer(ActionServer):
             return result
 
         self.notify_execute(goal, finish)
+
+
+def result_msg(verdict: Verdict, duration: float) -> ExecuteTask.Result:
+    """What a client is told; `duration` in s."""
+    return ExecuteTask.Result(
+        outcome=int(verdict.outcome), message=verdict.message, duration=duration_msg(max(0.0, duration))
+    )

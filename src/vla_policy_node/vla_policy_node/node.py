@@ -19,14 +19,13 @@ from vla_msgs.action import ExecuteTask
 from vla_msgs.msg import ActionChunk as ActionChunkMsg
 from vla_msgs.msg import SafetyState
 
-from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError, ConfigError, VlaError
 from vla_contract.robot import load_robot
-from vla_node_base.conversions import NS, chunk_msg, duration_msg, image_view, seconds, to_ns, trajectory_from_msg
+from vla_node_base.conversions import NS, chunk_msg, image_view, seconds, to_ns, trajectory_from_msg
 from vla_node_base.lockstep import Lockstep
 from vla_node_base.node import VlaNode, run
 from vla_node_base.qos import COMMAND, LATCHED, SENSOR
-from vla_policy_node.action import TaskServer
+from vla_policy_node.action import TaskServer, result_msg
 from vla_policy_node.config import load_policy_file
 from vla_policy_node.core.observations import StreamError
 from vla_policy_node.core.scheduling import Reality
@@ -195,7 +194,7 @@ class PolicyNode(VlaNode):
         """Called on the worker's thread: has the executor's thread look at the events."""
         executor = self.executor
         if executor is not None and self.context.ok():
-            executor.create_task(self._take_events)
+            executor.create_task(self.guarded(self._on_events))
 
     def _try_infer(self) -> None:
         runtime, task = self._runtime, self._task
@@ -206,9 +205,6 @@ class PolicyNode(VlaNode):
             self._reason = ""
         except StreamError as error:
             self._reason = str(error)
-
-    def _take_events(self) -> None:
-        self.guarded(self._on_events)()
 
     def _on_events(self) -> None:
         runtime = self._runtime
@@ -283,7 +279,7 @@ class PolicyNode(VlaNode):
         """A goal was sent. It is always taken, so that a refusal can say why."""
         refusal = self._refusal(goal.request.instruction)
         if refusal:
-            result = self._result(Verdict(Outcome.REFUSED, refusal), 0.0)
+            result = result_msg(Verdict(Outcome.REFUSED, refusal), 0.0)
             self.get_logger().warning(f"task refused: {refusal}")
             self._server.conclude(goal, result, succeeded=False)
             return
@@ -341,37 +337,21 @@ class PolicyNode(VlaNode):
         self._reason = ""
         duration = task.duration(self._now())
         self.get_logger().info(f"task {task.id}: {verdict.outcome.name} after {duration:.1f} s: {verdict.message}")
-        result = self._result(verdict, duration)
+        result = result_msg(verdict, duration)
         self._server.conclude(goal, result, succeeded=verdict.outcome == Outcome.SUCCEEDED)
         self._say()
 
     def _come_to_rest(self, task: Task) -> None:
         """The rest of the last chunk is not what anybody wants any more."""
         runtime = self._runtime
-        assert runtime is not None and runtime.metadata is not None
+        assert runtime is not None
         try:
-            motion = runtime.scheduler.stop(self._now(), self._reality())
+            chunk = runtime.stop(self._now(), self._reality(), task.id, task.instruction)
         except VlaError as error:
             self.get_logger().warning(f"no stopping motion: {error}; the filter stops at the end of the plan")
             return
-        if motion is None:
-            return
-        chunk = ActionChunk(
-            stamp_ns=runtime.scheduler.observed_ns,
-            joint_names=runtime.robot.joints,
-            trajectory=motion,
-            sequence=runtime.next_sequence(),
-            policy=runtime.metadata.name,
-            policy_digest=runtime.metadata.digest,
-            task_id=task.id,
-            instruction=task.instruction,
-        )
-        self._chunks.publish(chunk_msg(chunk, runtime.robot.base_frame))
-
-    def _result(self, verdict: Verdict, duration: float) -> ExecuteTask.Result:
-        return ExecuteTask.Result(
-            outcome=int(verdict.outcome), message=verdict.message, duration=duration_msg(max(0.0, duration))
-        )
+        if chunk is not None:
+            self._chunks.publish(chunk_msg(chunk, runtime.robot.base_frame))
 
     # -- what it says
 
@@ -407,8 +387,8 @@ class PolicyNode(VlaNode):
     def _feedback(self, task: Task) -> None:
         if self._goal is None or not self._goal.is_active:
             return
-        feedback = ExecuteTask.Feedback(phase=self._phase or "starting", progress=task.progress, chunks=task.chunks)
-        self._goal.publish_feedback(feedback)
+        phase = self._phase or "starting"
+        self._goal.publish_feedback(ExecuteTask.Feedback(phase=phase, progress=task.progress, chunks=task.chunks))
 
 
 def main() -> None:

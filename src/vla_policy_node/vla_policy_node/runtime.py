@@ -12,6 +12,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError, ConfigError, InferenceError, VlaError
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata
@@ -214,7 +215,23 @@ class Runtime:
         self.meter.published(now_ns)
         return replace(spliced, chunk=complete)
 
-    def next_sequence(self) -> int:
-        """Number of the next chunk that does not come from an inference."""
+    def stop(self, now_ns: int, reality: Reality, task_id: str, instruction: str) -> ActionChunk | None:
+        """A chunk that leads to rest as soon as the bounds allow; None: nothing moves.
+
+        Raises:
+            VlaError: when there is no such motion.
+        """
+        motion = self.scheduler.stop(now_ns, reality)
+        if motion is None or self.metadata is None:
+            return None
         self._sequence += 1
-        return self._sequence
+        return ActionChunk(
+            stamp_ns=self.scheduler.observed_ns,
+            joint_names=self.robot.joints,
+            trajectory=motion,
+            sequence=self._sequence,
+            policy=self.metadata.name,
+            policy_digest=self.metadata.digest,
+            task_id=task_id,
+            instruction=instruction,
+        )

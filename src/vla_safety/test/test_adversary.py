@@ -100,7 +100,7 @@ def test_r13_all_joints_at_several_limits_at_once():
 
 @pytest.mark.parametrize("shape", ["path", "joint"])
 def test_r12_a_stop_on_a_curved_path_stays_in_the_fence(shape, tmp_path):
-    """Circles just above the table, cut off everywhere: a stop joint by joint leaves the path, and is verified as well."""
+    """Circles just above the table, cut off everywhere: a stop joint by joint leaves the path, and is verified too."""
     safety = tmp_path / "cell.yaml"
     safety.write_text((BRINGUP / "config/safety/cell.yaml").read_text() + f"\ncycle: {{stop: {shape}}}\n")
     rig = Rig(safety)

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 
 import numpy as np
@@ -85,6 +86,31 @@ def test_i19_a_killed_writer_loses_one_record_at_the_most(tmp_path):
     assert replay(path).different is None
 
 
+def test_i19_killed_between_an_answer_and_its_record_one_record_is_lost(tmp_path):
+    """A proposal is recorded with its answer after that has left; not later than the next call."""
+    path = tmp_path / "audit.jsonl"
+    rig = recorded_rig(path)
+    object.__setattr__(rig.filter, "committed", rig.filter.inner.committed)
+    before = path.read_bytes()
+    rig.propose(smooth_chunk(rig, HOME + 0.05 * (np.arange(len(HOME)) == 0)))
+    assert path.read_bytes() == before and rig.filter.inner.plan is not None
+    assert verify(path).broken is None and replay(path).different is None
+    rig.filter.settle()
+    rig.filter.settle()
+    (line,) = path.read_bytes()[len(before) :].splitlines()
+    record = json.loads(line)
+    assert record["k"] == "propose" and len(record["out"]["motions"]) == len(record["out"]["decisions"]) == 1
+    rig.propose(smooth_chunk(rig, HOME, sequence=1))
+    rig.observe()
+    result = replay(path)
+    assert result.different is None and result.decisions == 2
+    rig.filter.propose(smooth_chunk(rig, HOME, sequence=2), rig.instant)
+    rig.filter.retract(rig.instant)  # too late to be sent
+    rig.collect()
+    result = replay(path)
+    assert result.different is None and result.decisions == len(rig.decisions) > 2
+
+
 def test_i19_a_full_disk_stops_the_robot(tmp_path, monkeypatch):
     rig = recorded_rig(tmp_path / "audit.jsonl")
     object.__setattr__(rig.filter, "committed", rig.filter.inner.committed)
@@ -103,6 +129,24 @@ def test_i19_a_full_disk_stops_the_robot(tmp_path, monkeypatch):
     assert rig.filter.inner.mode == Mode.ESTOP and rig.filter.inner.finding.reason == "audit"
     assert not rig.controller.state[1:].any()
     assert "No space left" in rig.filter.reset(rig.instant).message
+
+
+def test_i19_a_disk_that_is_full_when_an_answer_is_written_stops_the_robot(tmp_path, monkeypatch):
+    rig = recorded_rig(tmp_path / "audit.jsonl")
+    written, failed = os.write, []
+
+    def full(file, line):
+        if b'"k":"out"' in line and not failed:
+            failed.append(line)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(file, line)
+
+    monkeypatch.setattr(os, "write", full)
+    rig.filter.estop(rig.instant)
+    rig.collect()
+    assert failed
+    rig.observe()
+    assert "audit" in rig.filter.inner._supervisor.causes and rig.filter.inner.mode == Mode.ESTOP
 
 
 def test_an_existing_record_is_never_overwritten(tmp_path):

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from rig import HOME, LIMITS, MS, ROBOT, Controller, Rig, check_envelope, proposal, smooth_chunk
+from rig import HOME, LIMITS, MS, ROBOT, START, Controller, Rig, check_envelope, proposal, smooth_chunk
 
 from vla_safety.core.findings import Verdict
 from vla_safety.core.modes import Mode
@@ -320,6 +320,28 @@ def test_i05_a_clock_jump_stops_and_latches():
         assert stop.knot(len(stop) - 1).at_rest
 
 
+@pytest.mark.parametrize("left", [2, 7, 15, 28, 40, 52, 59])
+@pytest.mark.parametrize("delay", [0, 7, 15])
+def test_i02_a_stop_that_is_nearly_over_is_not_replaced(left, delay):
+    """Stopped again in the last milliseconds of a motion, the arm stays on the curve that was verified."""
+    rig = Rig(delay=delay)
+    goal = away(0.5)
+    rig.propose(smooth_chunk(rig, goal, duration=0.4))
+    while rig.filter.committed.end - rig.now > 100 * MS:
+        rig.run(0.04)
+    stop = rig.filter.committed
+    rig.advance((stop.end - rig.now) * 1e-9 - left * 1e-3)
+    rig.observe()
+    rig.filter.estop(rig.instant)
+    rig.collect()
+    rig.run(0.6)
+    check_envelope(rig.controller)
+    times, q, _, _, _ = rig.controller.trace.arrays()
+    tail = times > (stop.end - START) * 1e-9 - 0.06
+    expected = np.array([stop.state(START + round(t * 1e9)).position for t in times[tail]])
+    assert np.abs(q[tail] - expected).max() < 1e-9
+
+
 def test_a_stop_at_rest_holds_the_robot_where_it_is():
     """Whatever a stranger plays is replaced, and a filter that woke from a freeze does not move the robot."""
     rig = Rig()
@@ -357,12 +379,12 @@ def test_i07_a_check_that_errs_stops():
     def broken(*_):
         raise RuntimeError("bug")
 
-    verify, rig.filter.verifier.verify = rig.filter.verifier.verify, broken
+    verify, rig.filter.verifier.verify_all = rig.filter.verifier.verify_all, broken
     assert rig.propose(smooth_chunk(rig, away(0.3))).verdict == Verdict.REFUSED
     rig.run(0.6)
     assert rig.filter.mode == Mode.ESTOP and rig.filter.finding.reason == "internal"
     assert not rig.controller.state[1:].any()
-    rig.filter.verifier.verify = verify
+    rig.filter.verifier.verify_all = verify
     check_envelope(rig.controller)
 
 

@@ -141,6 +141,24 @@ def test_only_a_touch_makes_an_armed_robot_let_go(options):
     assert before is not None or not rig.controller.messages
 
 
+@pytest.mark.parametrize(
+    "pressed",
+    [
+        lambda rig: rig.filter.report("button", Finding("estop_input", "button"), rig.instant),
+        lambda rig: rig.filter.estop(rig.instant),
+        lambda rig: rig.measured_offset.__setitem__(0, -0.2),
+    ],
+    ids=["a button", "an e-stop", "further away than it may be"],
+)
+def test_i10_after_a_touch_an_estop_forbids_even_letting_go(pressed):
+    rig = touched()
+    pressed(rig)
+    rig.collect()
+    stopped = rig.filter.committed.positions[-1].copy()
+    for place in rests(rig, 2):
+        np.testing.assert_allclose(place, stopped, atol=1e-12)
+
+
 def test_an_arm_does_not_let_go_blindly():
     """Without joint states it is held as it is."""
     rig = touched()

@@ -1,13 +1,19 @@
 """Planner, override, dead-man signal and retreat through the node as a real process."""
 
+import signal
+import time
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from rig import HOME, ROBOT
+from rig import HOME, ROBOT, Rig
 
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("vla_msgs.msg")
 
 from std_msgs.msg import Bool  # noqa: E402
+from std_srvs.srv import SetBool  # noqa: E402
 from test_node import Bench  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: E402
 from vla_msgs.msg import SafetyDecision, SafetyState  # noqa: E402
@@ -15,6 +21,9 @@ from vla_msgs.msg import SafetyDecision, SafetyState  # noqa: E402
 from vla_node_base.conversions import duration_msg  # noqa: E402
 from vla_node_base.domains import free_domain  # noqa: E402
 from vla_node_base.qos import COMMAND  # noqa: E402
+from vla_safety.core.modes import Mode  # noqa: E402
+from vla_safety.inputs import EstopInput  # noqa: E402
+from vla_safety.node import SafetyNode  # noqa: E402
 
 AWAY = HOME + np.array([0.3, 0, 0, 0, 0, 0, 0, -0.01])
 
@@ -100,3 +109,64 @@ def test_i11_an_override_needs_the_dead_man_signal(bench):
     switch.publish(Bool(data=False))
     bench.mode(SafetyState.DISARMED)
     assert bench.state.reason == "deadman_released"
+
+
+def test_i10_a_button_that_was_pressed_before_there_was_a_filter_is_not_forgotten():
+    """The robot's description may come later than the message of the button."""
+    rig = Rig(arm=False)
+    host = SimpleNamespace(create_subscription=lambda *_: None, _filter=None, _told={}, flush=lambda: None)
+    host.instant = lambda: rig.instant
+    host.tell = partial(SafetyNode.tell, host)
+    button = EstopInput(host)
+    button._on_message(Bool(data=True))
+    host._filter = rig.filter
+    button.check(rig.instant)
+    assert rig.filter.mode == Mode.ESTOP and "~/estop_input" in rig.filter.reset(rig.instant).message
+    button._on_message(Bool(data=False))
+    rig.observe()
+    assert rig.filter.reset(rig.instant).success
+
+
+def test_i15_an_override_that_waited_while_the_filter_was_frozen_moves_nothing(bench):
+    """A trajectory without a stamp is meant for now; one from before the freeze must not be taken for one."""
+    override = bench.node.create_publisher(JointTrajectory, "/vla_safety/override", COMMAND)
+    bench.mode(SafetyState.DISARMED)
+    bench.arm()
+    bench.until(lambda: override.get_subscription_count() == 1, "discovery")
+    bench.process.send_signal(signal.SIGSTOP)
+    override.publish(trajectory(bench, AWAY))
+    end = time.monotonic() + 1.5  # longer than max_stamp_age
+    bench.until(lambda: time.monotonic() > end, "time")
+    bench.process.send_signal(signal.SIGCONT)
+    bench.until(lambda: judged(bench, "override") is not None, "a decision")
+    assert judged(bench, "override").reason == "stale_stamp"
+    assert np.allclose(bench.curve[1].positions[-1], HOME, atol=1e-6)
+
+
+def test_reduced_speed_slows_what_moves_and_is_kept_by_a_reload(bench):
+    planner = bench.node.create_publisher(JointTrajectory, "/vla_safety/planner", COMMAND)
+    switch = bench.node.create_client(SetBool, "/vla_safety/reduced_speed")
+    bench.mode(SafetyState.DISARMED)
+    bench.until(switch.service_is_ready, "the service")
+
+    def switched(on):
+        future = switch.call_async(SetBool.Request(data=on))
+        bench.until(future.done, "an answer")
+        assert future.result().success, future.result().message
+        return future.result().message
+
+    def next_decision(goal):
+        count = len(bench.decisions)
+        planner.publish(trajectory(bench, goal, duration=1.0))
+        bench.until(lambda: any(d.source == "planner" for d in bench.decisions[count:]), "a decision")
+        return next(d for d in bench.decisions[count:] if d.source == "planner")
+
+    assert "reduced speed on: taken" in switched(True)
+    bench.until(lambda: bench.call("reload").success, "the reload")
+    bench.arm()
+    bench.until(lambda: planner.get_subscription_count() == 1, "discovery")
+    first = next_decision(AWAY)
+    assert (first.verdict, first.reason) == (SafetyDecision.SLOWED, "link_speed"), first
+    bench.until(lambda: bench.arrived(AWAY), "arrival")
+    switched(False)
+    assert next_decision(HOME - np.array([0] * 7 + [0.01])).reason != "link_speed"

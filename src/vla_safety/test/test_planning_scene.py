@@ -157,6 +157,8 @@ def test_an_object_on_a_link_moves_with_it_and_may_touch_what_the_scene_allows(o
     objects.update(scene(item("table", own=[pose(0.5)]), diff=True))
     assert objects.obstacles()[1].except_links == ("fr3_link0",)  # a diff without a matrix keeps it
     ZoneSet(objects.obstacles(), MODEL, 0.004)
+    objects.update(scene(item("table")))
+    assert objects.obstacles()[0].except_links == (), "a whole scene takes back what an earlier one allowed"
 
 
 @pytest.mark.parametrize(

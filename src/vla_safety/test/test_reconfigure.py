@@ -131,3 +131,53 @@ def test_i19_changes_are_replayed_bit_for_bit(tmp_path):
     rig.filter.log.close()
     result = replay(path)
     assert result.different is None and result.decisions == len(rig.decisions) >= 4
+
+
+def test_i12_a_refused_change_does_not_take_back_a_reduced_speed_that_waits_for_rest():
+    rig = Rig()
+    rig.propose(smooth_chunk(rig, AWAY, duration=1.2))
+    rig.run(0.6)
+    slow = Setup(reduced=True)
+    assert change(rig, slow, Finding("reduced", "on")).success, "it waits for the end of the stop"
+    here = setup(hand(rig.filter.committed.positions[-1]))
+    both = here.model_copy(update={"reduced": True})
+    assert not change(rig, both).success, "the stop would end inside"
+    rig.run(1.0)
+    assert rig.filter.verifier.caps is not None and not rig.controller.state[1].any()
+    assert rig.propose(smooth_chunk(rig, HOME, duration=1.0)).verdict == Verdict.SLOWED
+
+
+def test_i03_what_is_commanded_must_be_over_before_the_filter_begins_anew():
+    """A measurement of before the motion says that the robot rests."""
+    rig = Rig()
+    rig.propose(smooth_chunk(rig, AWAY, duration=1.2))
+    rig.run(0.08)
+    rig.silent = True
+    rig.run(0.04)
+    rig.filter.disarm(rig.instant)
+    rig.collect()
+    assert rig.filter.monitor.check(rig.instant) is None and rig.filter.monitor.at_rest() is None
+    assert "the commanded stop" in rig.filter.arm(rig.instant).message
+    rig.silent = False
+    rig.run(1.0)
+    assert rig.filter.arm(rig.instant).success
+
+
+def test_i15_a_stop_that_came_too_late_is_made_again():
+    """In HOLD as well: nothing of the plan is left to be ended, but the stop was not sent."""
+    rig = Rig()
+    rig.propose(smooth_chunk(rig, AWAY, duration=1.5))
+    rig.run(0.6)
+    rig.silent = True
+    while rig.filter.mode != Mode.HOLD:
+        rig.advance(0.04)
+        rig.filter.cycle(rig.instant)
+        if rig.filter.mode != Mode.HOLD:
+            rig.collect()
+    sent = rig.filter.committed
+    rig.filter.retract(rig.instant)
+    motions = rig.collect().motions
+    assert len(motions) == 1 and motions[0].end <= sent.end
+    rig.run(0.8)
+    assert not rig.controller.state[1].any()
+    check_envelope(rig.controller)

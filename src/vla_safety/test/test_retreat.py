@@ -115,8 +115,11 @@ def test_i20_a_robot_that_was_pushed_off_its_path_goes_back_to_it():
     rig.measured_offset[:] = 0
     rig.controller.curve = None
     rig.run(0.1)
-    go_back(rig)
-    assert np.allclose(rig.controller.state[0], HOME, atol=1e-4)
+    assert rig.filter.escalated and not confirm(rig).success
+    assert not rig.filter.pending, "who does not stop is sent no motion before a person has reset that"
+    assert rig.filter.reset(rig.instant).success
+    go_back(rig, mode=Mode.DISARMED)
+    assert np.allclose(rig.controller.state[0], HOME, atol=1e-4) and not rig.filter.escalated
     ready(rig)
 
 

@@ -188,3 +188,22 @@ def test_along_a_straight_path_at_full_speed_it_takes_as_long_as_the_known_value
     assert motion.positions[-1, 0] - start[0] == pytest.approx(0.346, abs=5e-3)
     kept, finding = check_envelope(motion, extent_of(motion), LIMITS)
     assert finding is None
+
+
+@pytest.mark.parametrize("cut", np.linspace(0.02, 1.9, 15).tolist())
+def test_i04_a_stop_along_a_path_takes_little_longer_than_the_limits_need(cut):
+    """A path that is slow at first and fast later: whoever stops in the slow part is not led through the fast one."""
+    t = np.linspace(0, 3, 61)
+    phase = np.pi * t / 3
+    q = np.repeat(HOME[None], len(t), 0)
+    v, a = np.zeros_like(q), np.zeros_like(q)
+    q[:, 6] = HOME[6] + 2.0 * np.sin(phase) ** 2 - 0.4 * np.sin(phase)
+    v[:, 6] = np.pi / 3 * (2.0 * np.sin(2 * phase) - 0.4 * np.cos(phase))
+    a[:, 6] = (np.pi / 3) ** 2 * (4.0 * np.cos(2 * phase) + 0.4 * np.sin(phase))
+    path = Motion(np.round(t * 1e9).astype(np.int64), q, v, a)
+    at = round(cut * 1e9)
+    along = stop_along(path, at, LIMITS, 0.9)
+    if along is not None:
+        joint = stop(path.state(at), at, LIMITS, 0.9)
+        assert along.duration <= 1.6 * joint.duration + 0.11
+        assert np.abs(along.velocities).max() <= np.abs(path.state(at).velocity).max() + 0.5

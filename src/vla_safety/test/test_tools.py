@@ -204,19 +204,19 @@ def test_a_tool_may_not_touch_the_arm_but_what_it_lists(tmp_path):
 def test_r11_a_filter_that_starts_again_has_not_forgotten_the_tool(tmp_path):
     parts, memory = read_parts(ROBOT, cell(tmp_path)), CarriedFile(tmp_path / "state" / "fr3.tool.json")
     assert carrying_as_before(parts, memory) is parts
-    assert memory.keep("rod", "ball") == ""
+    assert memory.keep("rod", "ball", True) == ""
     again = carrying_as_before(parts, memory)
-    assert again.setup == Setup(tool="rod", payload="ball")
+    assert again.setup == Setup(tool="rod", payload="ball", reduced=True)
     assert "rod" in assemble(replace(again, setup=Setup(tool="rod"))).verifier.model.body_links
-    assert memory.keep("", "") == "" and carrying_as_before(again, memory).setup == Setup()
-    memory.keep("hook", "")
+    assert memory.keep("", "", False) == "" and carrying_as_before(again, memory).setup == Setup()
+    memory.keep("hook", "", False)
     with pytest.raises(ConfigError, match="tool 'hook'.*when the filter ran last.*fr3.tool.json.*delete"):
         carrying_as_before(parts, memory)
     memory.path.write_text("{")
     with pytest.raises(ConfigError, match="fr3.tool.json.*delete it"):
         carrying_as_before(parts, memory)
     (tmp_path / "file").write_text("")
-    assert "file" in CarriedFile(tmp_path / "file" / "fr3.tool.json").keep("rod", "")
+    assert "file" in CarriedFile(tmp_path / "file" / "fr3.tool.json").keep("rod", "", False)
 
 
 def test_i19_a_change_of_tool_replays_bit_for_bit(tmp_path):

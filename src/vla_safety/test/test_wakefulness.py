@@ -18,6 +18,22 @@ def test_i15_after_a_sleep_nothing_is_believed_until_the_clock_moved_and_the_que
     assert wake.look(350 * MS, (400 + DRAIN_MS) * MS)
 
 
+def test_i15_what_comes_without_a_stamp_may_be_as_old_as_the_sleep():
+    wake = Wakefulness(0.1)
+    assert wake.age_ns == 0
+    wake.look(0, 0)
+    assert wake.age_ns == 0
+    wake.look(9000 * MS, 9000 * MS)
+    assert wake.age_ns == 9000 * MS
+    wake.look(9010 * MS, 9010 * MS)
+    assert wake.age_ns == 9010 * MS
+    for t in (9090, 9180, 9270):
+        wake.look(t * MS, t * MS)
+        assert not wake.draining and wake.age_ns == t * MS, "a message that waited may still be among what comes"
+    wake.look(9360 * MS, 9360 * MS)
+    assert wake.age_ns == 0
+
+
 def test_a_clock_that_stands_still_keeps_it_waiting():
     wake = Wakefulness(0.1)
     wake.look(7, 0)

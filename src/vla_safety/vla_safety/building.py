@@ -79,7 +79,8 @@ def first_setup(config: SafetyConfig) -> Setup:
 
 
 def carrying_as_before(parts: Parts, memory: CarriedFile) -> Parts:
-    """With the tool and payload of the last run, if there was one: a filter that starts again must not forget them.
+    """With the tool, payload and reduced speed of the last run, if there was one: a filter that starts again must not
+    forget them.
 
     Raises:
         ConfigError: when the memory cannot be read, or does not fit the safety file.
@@ -87,7 +88,7 @@ def carrying_as_before(parts: Parts, memory: CarriedFile) -> Parts:
     carried = memory.recall()
     if carried is None:
         return parts
-    setup = parts.setup.model_copy(update={"tool": carried[0], "payload": carried[1]})
+    setup = parts.setup.model_copy(update={"tool": carried[0], "payload": carried[1], "reduced": carried[2]})
     try:
         describe(parts, setup)
     except ConfigError as error:

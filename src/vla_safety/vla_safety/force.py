@@ -34,7 +34,7 @@ class Forces(Adapter):
         self._torque: TorqueMonitor | None = None
         if robot.wrench_topic is not None:
             host.create_subscription(WrenchStamped, robot.wrench_topic, self._on_wrench, SENSOR)
-        host.create_service(SetTool, "~/set_tool", host.guarded(self._set_tool))
+        host.create_service(SetTool, "~/set_tool", self._set_tool)
 
     def rebuilt(self, parts: Parts) -> None:
         if parts.config.contact is not None and self._robot.wrench_topic is None:
@@ -94,7 +94,12 @@ class Forces(Adapter):
         wanted = f"{request.tool or 'none'}/{request.payload or 'none'}"
         answer = self.host.reconfigure(Finding("tool", wanted), tool=request.tool, payload=request.payload)
         response.success, response.message = answer.success, f"tool and payload {wanted}: {answer.message}"
-        unsaved = self._memory.keep(request.tool, request.payload) if answer.success and self._memory else ""
+        setup = None if self._parts is None else self._parts.setup
+        unsaved = (
+            self._memory.keep(setup.tool, setup.payload, setup.reduced)
+            if answer.success and setup is not None and self._memory is not None
+            else ""
+        )
         if unsaved:
             response.message += f"; set it again after a restart, for it could not be kept: {unsaved}"
         self.host.get_logger().info(response.message)

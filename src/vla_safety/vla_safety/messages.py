@@ -1,6 +1,7 @@
 """Between ROS messages and the filter's own values."""
 
 import array
+from dataclasses import replace
 
 from builtin_interfaces.msg import Duration
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -15,7 +16,8 @@ from vla_safety.core.validation import POLICY, Proposal
 
 def proposal_from_chunk(message: ActionChunk, now_ns: int, max_points: int) -> Proposal:
     """A policy's chunk, unchecked."""
-    return _proposal(POLICY, message.sequence, message.header, message.trajectory, now_ns, max_points)
+    proposal = _proposal(POLICY, message.sequence, message.header, message.trajectory, now_ns, max_points)
+    return replace(proposal, digest=message.policy_digest)
 
 
 def proposal_from_trajectory(

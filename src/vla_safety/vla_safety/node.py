@@ -35,6 +35,7 @@ from vla_safety.core.watchdogs import Instant
 from vla_safety.escalation import ControllerSwitch, switch_type
 from vla_safety.force import Forces
 from vla_safety.inputs import EstopInput, other_publisher
+from vla_safety.integrity import Integrity, rule_files
 from vla_safety.messages import decision_msg, motion_msg, proposal_from_chunk
 from vla_safety.parameters import Parameters
 from vla_safety.planning_scene import PlanningScene
@@ -98,12 +99,14 @@ class SafetyNode(VlaNode):
         )
         self._decisions = self.create_publisher(SafetyDecision, "~/decision", EVENT)
         self._hardware_stop = self.create_publisher(Bool, "~/hardware_stop", LATCHED)
+        self._hardware_stop.publish(Bool(data=False))
         self._adapters = [
             EstopInput(self),
             Forces(self, robot, self._carried),
             Sources(self),
-            ReducedSpeed(self),
+            ReducedSpeed(self, self._carried),
             ControllerSwitch(self, robot, switch_type()),
+            Integrity(self, rule_files(robot, params.safety)),
         ]
         if params.planning_scene:
             self._adapters.append(PlanningScene(self, params.planning_scene, robot.base_frame))
@@ -221,7 +224,7 @@ class SafetyNode(VlaNode):
     def instant(self) -> Instant:
         """Now."""
         clock, steady = self.now_ns(), time.monotonic_ns()
-        self._awake = not self.sim_time or self._wakefulness.look(clock, steady)
+        self._awake = self._wakefulness.look(clock, steady) or not self.sim_time
         return Instant(clock, clock if self.sim_time else steady)
 
     def propose(self, convert: Callable[[int, int], Proposal]) -> None:
@@ -232,8 +235,16 @@ class SafetyNode(VlaNode):
         if not self._awake:
             self.get_logger().warning("this process slept: proposals wait for a fresh clock", throttle_duration_sec=1.0)
             return
-        self._filter.propose(convert(now.clock_ns, self._safety.config.proposals.max_points), now)
+        proposal = convert(now.clock_ns, self._safety.config.proposals.max_points)
+        if proposal.stamp_ns == 0 and self._wakefulness.age_ns:
+            proposal = replace(proposal, stamp_ns=now.clock_ns - self._wakefulness.age_ns)
+        self._filter.propose(proposal, now)
         self.flush(began, now)
+
+    @property
+    def slept(self) -> bool:
+        """Whether what comes now may have waited while this process slept."""
+        return self._wakefulness.draining
 
     def tell(self, cause: str, finding: Finding | None, now: Instant) -> None:
         """Reports a cause to the filter when it appears or goes."""
@@ -298,7 +309,7 @@ class SafetyNode(VlaNode):
             self.get_logger().info(f"{name}: {answer.message}")
             return response
 
-        return self.guarded(serve)
+        return serve
 
     def _arm(self, now: Instant) -> Answer:
         assert self._filter is not None and self._safety is not None
@@ -324,6 +335,9 @@ class SafetyNode(VlaNode):
         assert self._safety is not None
         if self._safety.mode != Mode.DISARMED:
             return Answer(False, f"not in mode {self._safety.mode.name}; disarm first")
+        committed = self._safety.committed
+        if not self.params.shadow and committed is not None and now.clock_ns < committed.end:
+            return Answer(False, "the robot is still being stopped or led back; wait until it rests")
         try:
             self._build(self._urdf)
         except VlaError as error:
@@ -353,6 +367,10 @@ class SafetyNode(VlaNode):
                     f"{decision.finding.remedy}",
                     throttle_duration_sec=0.5,
                 )
+        if isinstance(self._filter, RecordedFilter):
+            self._filter.settle()  # what the controller waits for has left
+            if self._filter.pending:  # the record failed: the stop goes out at once
+                self.flush()
         shown = (self._safety.mode, self._safety.finding, self._safety.escalated)
         if shown != self._shown:
             if self._safety.escalated != (self._shown[2:] == (True,)):

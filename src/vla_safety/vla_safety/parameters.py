@@ -17,7 +17,7 @@ class Parameters:
     lockstep: bool = parameter(False, "acknowledges each cycle to a simulator that waits for it")
     shadow: bool = parameter(False, "judges, shows and records everything, commands nothing")
     state_dir: str = parameter(
-        "", "folder where a latched e-stop and the mounted tool survive a restart; empty: they do not"
+        "", "folder where a latched e-stop, the mounted tool and reduced speed survive a restart; empty: they do not"
     )
     audit_dir: str = parameter("", "folder for the records of every decision; empty: none are kept")
     audit_part: float = parameter(

@@ -61,7 +61,9 @@ class SceneObjects:
         poses = dict(self._poses) if scene.is_diff else {}
         for item in scene.world.collision_objects:
             self._apply(item, zones, poses)
-        allowed = _allowed_pairs(scene.allowed_collision_matrix) or self._allowed
+        allowed = _allowed_pairs(scene.allowed_collision_matrix)
+        if scene.is_diff and not allowed:
+            allowed = self._allowed
         self._zones, self._poses, self._allowed = zones, poses, allowed
         self.known = True
 
@@ -280,7 +282,7 @@ class PlanningScene(Adapter):
         self._tell(self.host.instant())
 
     def _tell(self, now: Instant) -> None:
-        trouble = self._unusable or self._refused
+        trouble = self._unusable or self._refused or ("" if self._objects.known else "no whole scene")
         self.host.tell("planning_scene", Finding("planning_scene", trouble) if trouble else None, now)
 
     def _warn(self, names: Iterable[str]) -> None:

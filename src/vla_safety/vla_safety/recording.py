@@ -23,16 +23,25 @@ from vla_safety.core.validation import Proposal
 from vla_safety.core.verification import Verifier
 from vla_safety.core.watchdogs import Instant
 
-FORMAT = 2
+FORMAT = 3
 
 
 class RecordedFilter:
-    """Passes every call on to a filter and records it with what came out. A record that fails stops the robot."""
+    """Passes every call on to a filter and records it with what came out. A record that fails stops the robot.
+
+    Every call is recorded before it is made, but for a proposal: that is the call whose answer a robot waits for. It is
+    recorded with its answer, as one record, when `settle` is called after the answer has been sent, and in any case
+    before the next call is made. So of a process that is killed at any moment one record is lost at the most (I19): the
+    one of the call in hand.
+    """
 
     def __init__(self, inner: SafetyFilter, log: AuditLog, parts: Parts):
         self.inner = inner
         self.log = log
-        self._failed = False
+        self._failed = ""
+        self._told = False
+        self._held: tuple[Proposal, Instant] | None = None
+        self._answer: Output | None = None
         log.write("start", {"format": FORMAT, "mode": int(inner.mode), "parts": _parts_record(parts)})
 
     def observe(
@@ -49,8 +58,18 @@ class RecordedFilter:
 
     def propose(self, proposal: Proposal, now: Instant) -> Decision:
         """See SafetyFilter."""
-        self._write("propose", now, p=_proposal_record(proposal))
+        self.settle()
+        self._held = proposal, now
         return self.inner.propose(proposal, now)
+
+    def settle(self) -> None:
+        """Writes what was not written yet; to be called when the answer to a proposal has been sent."""
+        if self._held is None:
+            return
+        (proposal, now), answer = self._held, self._answer
+        self._held = self._answer = None
+        out = {} if answer is None else {"out": _output_record(answer)}
+        self._write("propose", now, p=_proposal_record(proposal), **out)
 
     def cycle(self, now: Instant) -> None:
         """See SafetyFilter."""
@@ -117,19 +136,23 @@ class RecordedFilter:
         """See SafetyFilter."""
         output = self.inner.drain()
         if output.motions or output.decisions:
-            self._write("out", None, **_output_record(output))
+            if self._held is not None and self._answer is None:
+                self._answer = output
+            else:
+                self._write("out", None, **_output_record(output))
         return output
 
     def _write(self, kind: str, now: Instant | None, **data: Any) -> None:
-        if self._failed:
-            return
-        instant = {} if now is None else {"t": now.clock_ns, "w": now.watch_ns}
-        try:
-            self.log.write(kind, {**instant, **data})
-        except AuditError as error:
-            self._failed = True
-            if now is not None:
-                self.inner.report("audit", Finding("audit", str(error)[:200]), now)
+        self.settle()
+        if not self._failed:
+            instant = {} if now is None else {"t": now.clock_ns, "w": now.watch_ns}
+            try:
+                self.log.write(kind, {**instant, **data})
+            except AuditError as error:
+                self._failed = str(error)[:200] or "no record"
+        if self._failed and not self._told and now is not None:  # what comes out has no time: the next call stops
+            self._told = True
+            self.inner.report("audit", Finding("audit", self._failed), now)
 
 
 @dataclass(frozen=True)
@@ -167,14 +190,15 @@ def replay(path: str | Path | Sequence[str | Path]) -> Replay:
             raise AuditError(
                 f"{path}: does not begin with a start record; give all files of the record, from its first on"
             )
-        if record["k"] == "out":
-            decisions += len(record["decisions"])
+        if record["k"] != "out":
+            _apply(safety, parts, record)
+        answer = record if record["k"] == "out" else record.get("out")
+        if answer is not None:
+            decisions += len(answer["decisions"])
             again = json.loads(json.dumps(_output_record(safety.drain())))
-            expected = {key: record[key] for key in again}
+            expected = {key: answer[key] for key in again}
             if json.dumps(again) != json.dumps(expected):
                 return Replay(records, decisions, record["n"])
-        else:
-            _apply(safety, parts, record)
     return Replay(records, decisions, None)
 
 

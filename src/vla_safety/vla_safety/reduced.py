@@ -5,15 +5,20 @@ from std_srvs.srv import SetBool
 from vla_safety.adapters import Adapter, Host
 from vla_safety.building import Parts
 from vla_safety.core.findings import Finding
+from vla_safety.core.latch import CarriedFile
 
 
 class ReducedSpeed(Adapter):
-    """`~/reduced_speed` switches it, at any time. A robot that is too fast stops first, along what was verified."""
+    """`~/reduced_speed` switches it, at any time. A robot that is too fast stops first, along what was verified.
 
-    def __init__(self, host: Host):
+    `memory` keeps it for the next start; None: it is off then.
+    """
+
+    def __init__(self, host: Host, memory: CarriedFile | None = None):
         super().__init__(host)
         self._parts: Parts | None = None
-        host.create_service(SetBool, "~/reduced_speed", host.guarded(self._switch))
+        self._memory = memory
+        host.create_service(SetBool, "~/reduced_speed", self._switch)
 
     def rebuilt(self, parts: Parts) -> None:
         self._parts = parts
@@ -31,5 +36,10 @@ class ReducedSpeed(Adapter):
         wanted = "on" if request.data else "off"
         answer = self.host.reconfigure(Finding("reduced", wanted), reduced=bool(request.data))
         response.success, response.message = answer.success, f"reduced speed {wanted}: {answer.message}"
+        if answer.success and self._parts is not None and self._memory is not None:
+            setup = self._parts.setup
+            unsaved = self._memory.keep(setup.tool, setup.payload, setup.reduced)
+            if unsaved:
+                response.message += f"; switch it again after a restart, for it could not be kept: {unsaved}"
         self.host.get_logger().info(response.message)
         return response

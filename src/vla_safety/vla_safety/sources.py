@@ -19,7 +19,7 @@ class Sources(Adapter):
         host.create_subscription(JointTrajectory, "~/override", lambda m: self._propose(OVERRIDE, m), COMMAND)
         host.create_subscription(JointTrajectory, "~/planner", lambda m: self._propose(PLANNER, m), COMMAND)
         host.create_subscription(Bool, "~/deadman", self._on_deadman, COMMAND)
-        host.create_service(Trigger, "~/retreat", host.guarded(self._retreat))
+        host.create_service(Trigger, "~/retreat", self._retreat)
 
     def _propose(self, source: str, message: JointTrajectory) -> None:
         self._counts[source] += 1
@@ -28,7 +28,10 @@ class Sources(Adapter):
 
     def _on_deadman(self, message: Bool) -> None:
         if self.host.filter is not None:
-            self.host.filter.deadman(bool(message.data), self.host.instant())
+            now = self.host.instant()
+            if message.data and self.host.slept:
+                return  # held when it was sent; whether it still is, the next one says
+            self.host.filter.deadman(bool(message.data), now)
             self.host.flush()
 
     def _retreat(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:

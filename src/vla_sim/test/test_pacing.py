@@ -87,3 +87,11 @@ def test_schedule_at_15_hz_in_steps_of_2_ms_keeps_its_rate():
     schedule = Schedule(15.0)
     due = [t for t in range(0, 10 * S, 2 * MS) if schedule.due(t)]
     assert len(due) == 150 and max(b - a for a, b in zip(due, due[1:], strict=False)) <= 68 * MS
+
+
+def test_lockstep_drops_all_who_died_in_the_same_instant():
+    pace = LockstepPace(slack_ns=50 * MS, timeout_ns=10 * S)
+    for name in ("filter", "policy"):
+        pace.acknowledge(name, 3 * S, 0)
+    assert pace.drop_silent(9 * S) == []
+    assert sorted(pace.drop_silent(11 * S)) == ["filter", "policy"]

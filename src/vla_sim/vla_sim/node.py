@@ -13,7 +13,7 @@ from rosgraph_msgs.msg import Clock as ClockMsg
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
-from vla_msgs.msg import LockstepAck, ObjectState, SceneState
+from vla_msgs.msg import ActionChunk, LockstepAck, ObjectState, SceneState
 from vla_msgs.srv import ResetScene
 
 from vla_contract.errors import ConfigError, VlaError
@@ -23,7 +23,7 @@ from vla_node_base.diagnostics import OK, WARN, Diagnostics
 from vla_node_base.lockstep import ACK_QOS, ACK_TOPIC
 from vla_node_base.node import VlaNode, run
 from vla_node_base.parameters import parameter
-from vla_node_base.qos import LATCHED, SENSOR
+from vla_node_base.qos import COMMAND, LATCHED, SENSOR
 from vla_sim.cameras import CameraThread, quiet_publisher
 from vla_sim.core.cell import Cell
 from vla_sim.core.controller import JointTrajectoryCommand, TrajectoryPoint, TrajectoryRejected
@@ -52,6 +52,11 @@ class Parameters:
         high=600.0,
     )
     lockstep_slack: float = parameter(0.05, "how far the clock runs ahead in lockstep", unit="s", low=0.002, high=1.0)
+    unfiltered: bool = parameter(
+        False,
+        "plays the policy's chunks as they are, without a safety filter, to measure what a filter changes; only here: "
+        "refused as soon as another program publishes joint states",
+    )
     tick: float = parameter(0.01, "wall time between two advances of the simulation", unit="s", low=0.001, high=0.05)
     truth_rate: float = parameter(30.0, "ground truth, in simulated time", unit="Hz", low=1.0, high=500.0)
 
@@ -95,9 +100,12 @@ class SimNode(VlaNode):
         self._diagnostics = Diagnostics(self)
         self._cameras = CameraThread(self, cell) if robot.cameras else None
         self.create_subscription(JointTrajectory, robot.controller.topic, self._on_trajectory, _TRAJECTORY_QOS)
+        if params.unfiltered:
+            self._relay = publisher(JointTrajectory, robot.controller.topic, COMMAND)
+            self.create_subscription(ActionChunk, "/vla_policy/chunk", self._on_chunk, COMMAND)
         if params.lockstep:
             self.create_subscription(LockstepAck, ACK_TOPIC, self._on_ack, ACK_QOS)
-        self.create_service(ResetScene, "~/reset", self.guarded(self._on_reset))
+        self.create_service(ResetScene, "~/reset", self._on_reset)
 
     def activate(self) -> None:
         if self._cameras is not None:
@@ -218,6 +226,23 @@ class SimNode(VlaNode):
         except TrajectoryRejected as error:
             self._refused += 1
             self.get_logger().error(f"trajectory refused: {error}", throttle_duration_sec=1.0)
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        """Hands a chunk on as it is; only its last point is brought to rest, as the controller demands."""
+        joints = self._cell.robot.joint_states.topic
+        if self.count_publishers(joints) > 1:
+            self.get_logger().error(
+                f"unfiltered: another program publishes on {joints}, this may be a robot: nothing is handed on",
+                throttle_duration_sec=1.0,
+            )
+            return
+        trajectory = message.trajectory
+        trajectory.header = message.header
+        if trajectory.points:
+            last = trajectory.points[-1]
+            last.velocities = [0.0] * len(last.velocities)
+            last.accelerations = [0.0] * len(last.accelerations)
+        self._relay.publish(trajectory)
 
     def _on_ack(self, message: LockstepAck) -> None:
         assert isinstance(self._pace, LockstepPace)

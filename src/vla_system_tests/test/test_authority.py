@@ -81,3 +81,17 @@ def test_disarming_in_motion_stops(cell, fence):
     assert rest is not None and rest - disarmed < 1.0e9
     assert not fence.violations(watcher.positions_after(disarmed))
     assert np.isfinite(session.operator.state.zone_clearance)
+
+
+def test_a_filter_that_only_observes_commands_nothing(start):
+    """`eval --observe-only`: the simulator plays the chunks as they are; the filter judges them, and cannot command."""
+    session = start("vla_sim", "vla_safety", observe_only=True)
+    decisions: list[SafetyDecision] = []
+    session.operator.node.create_subscription(SafetyDecision, "/vla_safety/decision", decisions.append, EVENT)
+    watcher, _ = Watcher(session.operator), Swinging(session.operator)
+    session.prepare(4)
+    watcher.wait_moving()
+    session.operator.wait(lambda: len(decisions) > 3, 20.0, lambda: "no decisions on chunks")
+    topic = session.robot.controller.topic
+    assert {p.node_name for p in session.operator.node.get_publishers_info_by_topic(topic)} == {"vla_sim"}
+    assert not [d for d in decisions if d.verdict == SafetyDecision.STOPPED]

@@ -15,6 +15,7 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.interpolation import Trajectory
 from vla_kinematics.tool import ToolKinematics
 from vla_node_base.conversions import chunk_msg, to_ns
+from vla_node_base.lockstep import Lockstep
 from vla_node_base.qos import COMMAND, EVENT, SENSOR
 from vla_sim.core.scene import TRAY, TRAY_HEIGHT, TRAY_SIZE, TRAY_WALL
 from vla_system_tests.motion import AT_REST, Watcher
@@ -37,6 +38,7 @@ class Presser:
         robot = self._robot
         self._kinematics = ToolKinematics(robot.urdf(), robot.joints, robot.tool_frame, robot.home)
         self._publisher = session.operator.node.create_publisher(ActionChunkMsg, "/vla_policy/chunk", COMMAND)
+        self._lockstep = Lockstep(session.operator.node, True)
         self._curve = self._begin_ns = None
         self._next_ns = self._sequence = 0
         self.forces: list[tuple[int, float]] = []
@@ -74,8 +76,11 @@ class Presser:
 
     def _on_joints(self, message):
         now = to_ns(message.header.stamp)
-        if self._curve is None or now < self._next_ns:
-            return
+        if self._curve is not None and now >= self._next_ns:
+            self._press(now)
+        self._lockstep.acknowledge(now)
+
+    def _press(self, now):
         self._next_ns = now + round(PERIOD * 1e9)
         self._begin_ns = self._begin_ns or now
         times = np.arange(1, round(HORIZON / STEP) + 1) * STEP

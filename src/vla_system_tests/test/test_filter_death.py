@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from vla_bringup.session import Session
-from vla_system_tests.motion import Fence, Swinging, Watcher
+from vla_system_tests.motion import FASTEST, Fence, Swinging, Watcher
 
 TAIL = 0.8  # s: the longest that a message to the controller goes on after the filter's last cycle
 SETTLING = 0.06  # s: joint states come every 10 ms, and the measured arm follows the commanded one
@@ -23,26 +23,30 @@ def swinging(start, chance: random.Random, lockstep: bool = True) -> tuple[Sessi
     return session, driver, watcher
 
 
-def assert_at_rest(watcher: Watcher, fence: Fence, killed_ns: int) -> None:
-    """The arm rests when the last command said that it would, and has stayed in its fence."""
+def assert_at_rest(watcher: Watcher, fence: Fence, killed_ns: int, lockstep: bool = True) -> None:
+    """The arm rests when the last command said that it would, and has stayed in its fence.
+
+    In real time, on a busy machine, a killed process's last messages may have reached the controller, but not this one:
+    then the longest that any message goes on is the bound.
+    """
     watcher.wait_until(killed_ns + round((TAIL + 1.0) * 1e9))
     promised = watcher.commands[-1][1]
     rest = watcher.rest_after(killed_ns)
     assert rest is not None, f"still moving at {watcher.speed:.3f} rad/s"
     print(f"at rest after {(rest - killed_ns) * 1e-9:.3f} s, promised {(promised - killed_ns) * 1e-9:.3f} s")
     assert promised - killed_ns <= TAIL * 1e9
-    assert rest <= promised + SETTLING * 1e9
+    assert rest <= (promised if lockstep else killed_ns + TAIL * 1e9) + SETTLING * 1e9
     assert not fence.violations(watcher.positions_after(killed_ns))
 
 
 @pytest.mark.parametrize("lockstep", [True, True, False], ids=["first", "second", "real-time"])
-def test_killed_filter(start, fence, chance, lockstep):
+def test_i04_r08_sigkill_in_mid_chunk_ends_at_rest_in_time(start, fence, chance, lockstep):
     session, _, watcher = swinging(start, chance, lockstep)
     os.kill(session.runner.pid("vla_safety"), signal.SIGKILL)
-    assert_at_rest(watcher, fence, watcher.now_ns)
+    assert_at_rest(watcher, fence, watcher.now_ns if lockstep else watcher.fresh_ns(), lockstep)
 
 
-def test_frozen_filter_stops_and_does_not_resume_by_itself(start, fence, chance):
+def test_i04_a_frozen_filter_stops_and_does_not_resume_by_itself(start, fence, chance):
     session, driver, watcher = swinging(start, chance)
     pid = session.runner.pid("vla_safety")
     os.kill(pid, signal.SIGSTOP)
@@ -67,13 +71,13 @@ def test_i15_a_filter_that_was_frozen_shortly_does_not_judge_by_an_old_clock(sta
         os.kill(pid, signal.SIGCONT)
         driver.running = False
         watcher.pass_time(1.5)
-        assert watcher.fastest_after(frozen) <= 1.1, "the swing is at 0.9 rad/s at most, a stop is slower: it jumped"
+        assert watcher.fastest_after(frozen) <= FASTEST * 1.05, "a stop is slower than the swing: it jumped"
         driver.running = True
         watcher.wait_moving()
     assert not fence.violations(watcher.positions_after(0))
 
 
-def test_silent_policy(start, fence, chance):
+def test_r10_a_silent_policy_ends_at_rest(start, fence, chance):
     """Chunks that stop coming: the plan is played to its end, with a stop; then the filter holds."""
     session, driver, watcher = swinging(start, chance)
     driver.running = False

@@ -41,7 +41,7 @@ def moving(start, tmp_path, chance):
     ],
     ids=["policy-killed", "policy-frozen", "worker-killed", "policy-and-filter-killed"],
 )
-def test_arm_rests_in_its_fence(moving, fence, victims, number):
+def test_i04_the_arm_rests_in_its_fence(moving, fence, victims, number):
     session, watcher, recording = moving
     runner, operator = session.runner, session.operator
     workers = children(runner.pid("vla_policy"))

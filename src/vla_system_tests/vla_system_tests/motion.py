@@ -15,6 +15,7 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.interpolation import Trajectory
 from vla_contract.robot import Robot, load_robot
 from vla_node_base.conversions import chunk_msg, seconds, to_ns
+from vla_node_base.lockstep import Lockstep
 from vla_node_base.qos import COMMAND, SENSOR
 from vla_sim.core.cell import Cell
 
@@ -22,12 +23,15 @@ Array = NDArray[np.float64]
 
 MOVING = 0.15  # rad/s, of the fastest arm joint
 AT_REST = 0.02  # rad/s
-SWING, PULSE = 0.8, 2.2  # rad, rad/s: the base joint swings to one side and back at up to 0.9 rad/s
+SWING, PULSE = 0.8, 2.2  # rad, rad/s: the base joint swings to one side and back
+FASTEST = SWING * PULSE * 27**0.5 / 8  # rad/s, of the swing: the largest (1 - cos) sin is 27^(1/2) / 4
 HORIZON, STEP, PERIOD = 1.6, 0.05, 0.2  # s, of the chunks and between them
+STATE_PERIOD = 10_000_000  # ns between joint states
 
 
 class Swinging:
-    """Publishes chunks in the policy's place: one smooth motion, of which each chunk is a window."""
+    """Publishes chunks in the policy's place: one smooth motion, of which each chunk is a window. In lockstep the
+    simulator waits for it, as it waits for a policy."""
 
     def __init__(self, operator: Operator):
         self._robot = operator.robot
@@ -35,6 +39,7 @@ class Swinging:
         self._begin_ns: int | None = None
         self._next_ns = 0
         self._sequence = 0
+        self._lockstep = Lockstep(operator.node, True)
         self.running = True
         operator.node.create_subscription(JointState, self._robot.joint_states.topic, self._on_joints, SENSOR)
 
@@ -43,6 +48,7 @@ class Swinging:
         if self.running and now >= self._next_ns:
             self._next_ns = now + round(PERIOD * 1e9)
             self.publish(now)
+        self._lockstep.acknowledge(now)
 
     def publish(self, now_ns: int) -> None:
         """Sends the window of the motion that begins now."""
@@ -117,6 +123,12 @@ class Watcher:
         self._operator.wait(
             lambda: self.now_ns >= stamp_ns, timeout, lambda: f"simulated time stands at {self.now_ns * 1e-9:.2f} s"
         )
+
+    def fresh_ns(self) -> int:
+        """A simulated time that is not before now, whatever the load of the machine: joint states are looked at later
+        than they were sent, but no more than `SENSOR.depth` of them wait."""
+        self.wait_until(self.now_ns + 1)
+        return self.now_ns + SENSOR.depth * STATE_PERIOD
 
     def wait_moving(self, timeout: float = 20.0) -> None:
         """Blocks until the arm moves."""

@@ -104,6 +104,10 @@ def evaluate(
         Literal["usual", "unseen"], typer.Option(help="Sentences that training knows, or such as it has left out.")
     ] = "usual",
     realtime: Annotated[bool, typer.Option("--realtime", help="Do not let the simulator wait for the nodes.")] = False,
+    observe_only: Annotated[
+        bool,
+        typer.Option("--observe-only", help="The filter judges but commands nothing. Simulator only."),
+    ] = False,
     out: Out = None,
     robot: RobotName = "fr3_sim",
     policy: PolicyName = "flow",
@@ -127,6 +131,7 @@ def evaluate(
         blank,
         wording,
         realtime,
+        observe_only,
         out,
         robot,
         policy,
@@ -189,7 +194,7 @@ def campaign(context: typer.Context) -> None:
 
 @app.command(context_settings=_PASS, epilog=EPILOG)
 def audit(context: typer.Context) -> None:
-    """Look at a record of the safety filter's decisions: `./vla audit verify FILE|FOLDER`, `./vla audit replay FILE`."""
+    """Look at the record of the safety filter's decisions: `./vla audit verify FILE|FOLDER`, `replay FILE`."""
     from vla_bringup.cli.tools import run_module
 
     run_module("vla_safety.audit", context.args)

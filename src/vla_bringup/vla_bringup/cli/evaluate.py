@@ -2,17 +2,19 @@
 
 import json
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from vla_bringup.cli.console import OK, Console, finite, reported
 from vla_bringup.cli.demo import draw
+from vla_bringup.episode import VERDICTS
 from vla_bringup.files import run_folder
 from vla_bringup.session import Session, TrialResult
 from vla_bringup.system import demo_system
-from vla_bringup.trials import Outcome, Trial, interval, plan, summary
+from vla_bringup.trials import Outcome, Trial, interval, plan, summary, touched
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Evaluation:
     blank: bool
     wording: Literal["usual", "unseen"]
     realtime: bool
+    observe_only: bool
     out: Path | None
     robot: str
     policy: str
@@ -34,6 +37,7 @@ class Evaluation:
     films: int
     domain: int | None
     console: Console
+    decisions: Counter[str] = field(default_factory=Counter)
 
     def run(self) -> None:
         """Runs the evaluation and ends the process. Failed trials are a result: the exit code is 0 when all ran."""
@@ -48,6 +52,7 @@ class Evaluation:
         outcomes: list[Outcome] = []
         failures: list[tuple[Trial, TrialResult]] = []
         digest, began = "", time.monotonic()
+        self.decisions.clear()
         system = demo_system(
             self.robot,
             self.policy,
@@ -55,6 +60,7 @@ class Evaluation:
             seed=planned[0].seed,
             lockstep=not self.realtime,
             allow_blank=self.blank,
+            observe_only=self.observe_only,
         )
         with Session(system, folder / "log", domain=self.domain, say=self.console.say) as session:
             digest = session.operator.status.policy_digest if session.operator.status else ""
@@ -63,6 +69,10 @@ class Evaluation:
                     session.prepare(trial.seed)
                     result = session.trial(trial.instruction, trial.target, self.timeout)
                     outcomes.append(_outcome(trial, result))
+                    self.decisions.update(result.episode.decisions)
+                    self.decisions["bridged"] += sum(
+                        n for (_, reason, _), n in result.episode.reasons.items() if reason == "bridge"
+                    )
                     if not result.verdict.success and len(failures) < self.films:
                         failures.append((trial, result))
                     known.update(self._write(folder, outcomes, digest))
@@ -82,6 +92,9 @@ class Evaluation:
             "blank": self.blank,
             "wording": self.wording,
             "lockstep": not self.realtime,
+            "observe_only": self.observe_only,
+            "decisions": {name: self.decisions[name] for name in (*VERDICTS, "bridged")},
+            "touched": touched(self.decisions),
         }
         (folder / "report.json").write_text(json.dumps(finite(report), indent=2) + "\n")
         return report
@@ -101,7 +114,14 @@ class Evaluation:
             f"success: {report['successes']} of {report['trials']} = {report['success_rate']:.1%}, 95 % interval "
             f"{_percent(report['ci95'])} (Clopper-Pearson); wrong cube in the tray: {report['wrong_object']}"
         )
+        share = report["touched"]
+        if share is not None:
+            self.console.say(f"the safety filter touched {share:.2%} of the chunks{self._shadow}")
         self.console.say(f"report: {folder / 'report.json'}")
+
+    @property
+    def _shadow(self) -> str:
+        return " (it only observed: what it would have done)" if self.observe_only else ""
 
 
 def _outcome(trial: Trial, result: TrialResult) -> Outcome:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError, unknown
 from vla_contract.interpolation import Trajectory
+from vla_contract.manifest import check_files
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata
 from vla_contract.robot import Robot
@@ -139,7 +140,8 @@ def load_backend(location: str, checkpoint: Path, robot: Robot, options: Mapping
     """Imports `module:function` and loads a policy.
 
     Raises:
-        ConfigError: when the module is not there, or the backend refuses checkpoint or options.
+        ConfigError: when the module is not there, the checkpoint's files are not those of its manifest, or the backend
+            refuses checkpoint or options.
     """
     module_name, _, function = location.partition(":")
     try:
@@ -150,4 +152,6 @@ def load_backend(location: str, checkpoint: Path, robot: Robot, options: Mapping
         ) from error
     except AttributeError as error:
         raise ConfigError(f"backend '{location}': module '{module_name}' has no function '{function}'") from error
+    if checkpoint.name and checkpoint.is_dir():  # a remote policy has no folder here
+        check_files(checkpoint)  # before anything of it is read as a model
     return load(checkpoint, robot, options)

@@ -3,8 +3,8 @@
 One JSON object a line. `h` is the sha256 of the previous line's `h` and of the line's own text without `h`, so a
 changed, removed or inserted line breaks the chain from there on. (Lines cut off at the end do not; the diagnostics show
 the newest hash, which is the anchor for that.) The first record holds the whole configuration, so a file can be
-replayed anywhere. Each line is handed to the operating system before the filter goes on: a killed process loses none
-but the one in hand.
+replayed anywhere. Each line is handed to the operating system before the next call of the filter: a killed process
+loses none but the one in hand.
 
 A record that grows beyond a size goes on in a next file (`NAME.part00001.jsonl`), whose first line names the file
 before and its newest hash: one chain through all of them.

@@ -13,7 +13,7 @@ from vla_contract.limits import JointLimits
 from vla_safety.core.config import Cycle, Proposals
 from vla_safety.core.findings import Finding
 from vla_safety.core.motion import Array, Motion, State, Timeline, nanoseconds, rest, seconds
-from vla_safety.core.planning import longest_prefix, next_message, soonest_stop
+from vla_safety.core.planning import at_once, longest_prefix, next_message, soonest_stop
 from vla_safety.core.records import Plan
 from vla_safety.core.retreat import Ratchet
 from vla_safety.core.splicing import Splice, complete, splice
@@ -100,7 +100,15 @@ class Conductor:
         spliced = splice(committed, complete(chunk), now.clock_ns, earliest, limits, settings, cap, pace)
         if isinstance(spliced, Finding):
             return spliced
-        motion, trimmed = longest_prefix(spliced, self.verifier, self.fraction)
+        looked = None
+        if self._ratchet is None:  # else a message has rules of its own
+            looked = at_once(spliced, now.clock_ns, earliest, self.verifier, self._cycle)
+        if isinstance(looked, tuple):
+            message, followed = looked
+            self.plan = Plan(spliced.motion, chunk.source, chunk.sequence, spliced.scale, followed, None)
+            self.commit(now, message)
+            return self.plan, spliced
+        motion, trimmed = longest_prefix(spliced, self.verifier, self.fraction, looked)
         if motion is None:
             assert trimmed is not None
             return trimmed
@@ -112,6 +120,13 @@ class Conductor:
         self.begin(now, motion.knots(0, 0))
         self._ratchet = Ratchet(self.verifier)
         self.plan = Plan(motion, RETREAT, sequence, 1.0, int(motion.times[1]), None)
+
+    def leading_to(self, position: Array) -> float:
+        """s that it takes to lead the controller, which holds what was committed last, to `position` (n,) at rest."""
+        committed = self.committed
+        if committed is None:
+            return 0.0
+        return _EASE * _rest_to_rest(np.abs(position - committed.positions[-1]), self.verifier.limits)
 
     def _play(self, plan: Plan, now: Instant) -> Finding | None:
         """Commits the first message of a plan. If that does not verify: why; everything stays as it was then."""
@@ -199,12 +214,14 @@ class Conductor:
             there = rest(np.where(self._angles, measured.position, still.position))  # a gripper keeps its grip
             # Where nobody else commands the robot, the controller leads it from where it was commanded: within limits.
             at += nanoseconds(_rest_to_rest(np.abs(there.position - still.position), self.verifier.limits))
-            still = there
+            if self.verifier.verify(Motion.at(at, there)).safe:
+                still = there
         self.commit(now, Motion.at(at, still))
 
     def give_way(self, now: Instant, monitor: StateMonitor) -> int | None:
         """Commands the arm where it was measured, at rest: what it leans on is not pushed any more. Nothing where the
-        filter does not see, or that motion does not verify: then the robot is held as it is.
+        filter does not see, or the arm is further away than it may be when it follows, or that motion does not verify:
+        then the robot is held as it is.
 
         Returns:
             When that will be over, ns.
@@ -213,9 +230,11 @@ class Conductor:
         if committed is None or measured is None or monitor.check(now) is not None:
             return None
         held = committed.positions[-1]
+        if monitor.tracking(rest(held))[1] is not None:
+            return None
         there = np.where(self._angles, measured.position, held)  # a gripper keeps its grip
         at = now.clock_ns + self.lead
-        end = at + nanoseconds(_rest_to_rest(np.abs(there - held), self.verifier.limits) * _EASE) + self.lead
+        end = at + nanoseconds(self.leading_to(there)) + self.lead
         still = np.zeros((2, len(held)))
         motion = Motion(np.array([at, end]), np.stack([held, there]), still, still)
         if not self.verifier.verify(motion).safe:
@@ -231,6 +250,14 @@ class Conductor:
     def moving(self, now: Instant) -> bool:
         """Whether what is committed is not over yet."""
         return self.committed is not None and now.clock_ns < self.committed.end
+
+    def unfinished(self, now: Instant) -> Finding | None:
+        """What is committed, if it is not over yet. What was measured last may be of before it began."""
+        committed = self.committed
+        if committed is None or self._shadow or (self.plan is None and not self.moving(now)):
+            return None
+        subject = "the commanded stop" if self.plan is None else "the commanded motion"
+        return Finding("stopping", subject, seconds(committed.end - now.clock_ns))
 
     def against(
         self, verifier: Verifier, now: Instant, measured: Measured | None, *, commanded: bool

@@ -211,11 +211,16 @@ class SafetyFilter:
         is called again and again, or the dead-man signal is held. The mode stays: a reset is still needed."""
         if self.mode in MOVING or self.shadow:
             return Answer(False, "in shadow nothing is commanded" if self.shadow else "disarm first")
+        unled = self._guard.unled
+        if unled is not None:
+            return Answer(False, f"{unled.sentence}; {unled.remedy}; then reset, before the robot can be led back")
         self._take_pending(now)
         try:
             answer = self._way_out.ask(now)
             if answer.success and self.mode == Mode.HOLD:
                 self._guard.enter(Event.DISARM, Finding("retreat", "path"))
+            if answer.success:
+                self._guard.escalated = False  # if it was, a person has reset it
             return answer
         except Exception as error:
             self._guard.fail(now, error)
@@ -223,7 +228,7 @@ class SafetyFilter:
 
     def _blocked(self, now: Instant) -> Finding | None:
         """What speaks against arming and against a reset."""
-        return Finding("not_at_rest", "retreat") if self._way_out.active else self._supervisor.blocked(now)
+        return self._supervisor.blocked(now) or self._conductor.unfinished(now)
 
     def reconfigure(self, verifier: Verifier, now: Instant, *, finding: Finding, setup: object = None) -> Answer:
         """Changes what motions are judged against: tool, payload, zones, speed.
@@ -244,17 +249,19 @@ class SafetyFilter:
 
     def _reconfigure(self, verifier: Verifier, now: Instant, finding: Finding) -> Answer:
         conductor, measured = self._conductor, self.monitor.newest
+        if self._way_out.active:
+            self._guard.stop(now, finding)  # it goes by the old rules, to its end
         against = conductor.against(verifier, now, measured, commanded=self.mode in ENABLED)
         if against is not None and self.mode in ENABLED:
             self._guard.halt(now, Event.TROUBLE, finding)
             against = conductor.against(verifier, now, measured, commanded=self.mode in ENABLED)
-        self._pending = None
         if against is not None and conductor.moving(now) and is_speed(against) and conductor.rests_within(verifier):
             # Stopping is how it gets slow enough: until then nothing else may begin.
             self._pending = verifier, against
             return Answer(True, "taken; it holds from the end of the stop that has begun on")
         if against is not None and (self.mode in ENABLED or conductor.moving(now)):
             return Answer(False, f"refused, the old rules stay and the robot is held: {against.sentence}")
+        self._pending = None  # not before: who is refused takes no stricter rule back
         conductor.verifier = self._supervisor.verifier = verifier
         if against is not None:
             return Answer(True, f"taken; the robot may not be where it is: {against.sentence}; lead it away, then arm")

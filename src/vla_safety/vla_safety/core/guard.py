@@ -21,7 +21,9 @@ from vla_safety.core.validation import POLICY, RETREAT
 from vla_safety.core.verification import Verifier
 from vla_safety.core.watchdogs import Instant
 from vla_safety.core.wayout import WayOut
-from vla_safety.core.ways import TOUCHES
+from vla_safety.core.ways import TOUCHES, WAYS, Way
+
+_LET_GO = frozenset({"retreat_released", "deadman_released", "deadman_silent"})
 
 
 class Guard:
@@ -52,6 +54,7 @@ class Guard:
         self.mode = Mode.DISARMED
         self.finding: Finding | None = None
         self.escalated = False
+        self._failed: Finding | None = None
         self.refused: dict[str, Finding] = {}
         self._leaning = False
         self._counts = [0] * len(Verdict)
@@ -101,7 +104,7 @@ class Guard:
             return
         failed = None if self._shadow else self.supervisor.check_stop(now, self.conductor.timeline)
         if failed is not None:
-            self.escalated = True
+            self.escalated, self._failed, self._leaning = True, failed, False
             self.latch(failed)
         if self.mode not in ENABLED:
             self._supervise_retreat(now)
@@ -150,6 +153,7 @@ class Guard:
             return
         was = self.mode
         if target == Mode.ESTOP:
+            self._leaning &= finding.reason in TOUCHES  # whatever else says stop: it does not even let go
             self.latch(finding)
         else:
             self.enter(event, finding)
@@ -158,6 +162,8 @@ class Guard:
 
     def stop(self, now: Instant, finding: Finding) -> None:
         """Gives up the plan and commits the stop that can begin soonest."""
+        if self.way_out.active and finding.reason not in _LET_GO:
+            self.way_out.bar()
         plan = self.conductor.drop()
         due = self.conductor.halt(now, self.monitor)
         if due is not None:
@@ -186,19 +192,33 @@ class Guard:
         if not self.conductor.retract():
             return
         plan = self.conductor.drop()
-        if self.mode not in ENABLED:
-            self.conductor.stop(now)
-        elif plan is not None:
+        if plan is None or self.mode not in ENABLED:
+            due = self.conductor.halt(now, self.monitor)
+            if due is not None:
+                self.supervisor.expect_stop(due)
+        else:
             self._trouble(plan, now, Finding("late_cycle", "filter", seconds(self.conductor.lead), 0.0))
 
     def fail(self, now: Instant, error: Exception) -> None:
         """A check erred: nothing can be trusted but the committed stop. It plays out, and the e-stop latches."""
         plan = self.conductor.drop()
+        self._leaning = False
         finding = Finding("internal", repr(error)[:200])
         moving = self.mode in ENABLED
         self.latch(finding)
         if moving or plan is not None:
             self._say_stopped(plan, finding, now)
+
+    @property
+    def unled(self) -> Finding | None:
+        """What a person must look at and reset before anything is commanded: a stop that did not arrive, a check that
+        erred."""
+        if self.mode != Mode.ESTOP or self.finding is None:
+            return None
+        if self.escalated:
+            return self._failed
+        way = WAYS.get(self.finding.reason.partition(":")[0])
+        return self.finding if way in (Way.HAND, Way.RESTART) else None
 
     # ---------------------------------------------------------------- bookkeeping
 

@@ -1,5 +1,6 @@
 """Pieces of a motion between two samples, and how they are divided where the samples do not suffice."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,32 @@ def grouped(motion: Motion, bounds: Extent, reach: Array) -> Groups:
     speed = np.minimum(speed, np.maximum.reduceat(bounds.speed[:count], starts))
     samples = Sampled(motion.positions[ends], motion.velocities[ends], number, number + 1, spans, speed, acceleration)
     return Groups(Intervals(times[starts], times[ends[1:]], number), samples, np.diff(ends))
+
+
+def joined(groups: Sequence[Groups]) -> Groups:
+    """Several motions' groups as one, to be looked at together; numbers and rows go on from one to the next."""
+    if len(groups) == 1:
+        return groups[0]
+    parts, samples = [g.intervals for g in groups], [g.samples for g in groups]
+    rows = np.cumsum([0, *(len(s.positions) for s in samples[:-1])])
+    numbers = np.cumsum([0, *(len(p) for p in parts[:-1])])
+    return Groups(
+        Intervals(
+            np.concatenate([p.start for p in parts]),
+            np.concatenate([p.end for p in parts]),
+            np.concatenate([p.segment + n for p, n in zip(parts, numbers, strict=True)]),
+        ),
+        Sampled(
+            np.concatenate([s.positions for s in samples]),
+            np.concatenate([s.velocities for s in samples]),
+            np.concatenate([s.first + row for s, row in zip(samples, rows, strict=True)]),
+            np.concatenate([s.second + row for s, row in zip(samples, rows, strict=True)]),
+            np.concatenate([s.spans for s in samples]),
+            np.concatenate([s.speed for s in samples]),
+            np.concatenate([s.acceleration for s in samples]),
+        ),
+        np.concatenate([g.sizes for g in groups]),
+    )
 
 
 def first_intervals(motion: Motion, chosen: NDArray[np.bool_] | None = None) -> Intervals:

@@ -1,7 +1,7 @@
 """Where every body of the robot is, for many configurations at once.
 
 A *body* is a convex collision primitive: all points within a radius of the hull of a few points (a capsule has two, a
-sphere one, a box eight with radius zero). Forward kinematics is a walk along the tree with (N, 3, 3) arrays.
+sphere one, a box eight with radius zero). Forward kinematics is a walk along the tree with (N, 4, 4) arrays.
 
 `reach` bounds how far a body can move: no point of body b moves faster than sum_i reach[b, i] |dq_i/dt|, in any
 configuration. It follows from the triangle inequality: a point of b is never further from axis i than the offsets of
@@ -29,7 +29,6 @@ class Frame:
     prismatic: bool
     axis: Array
     cross: Array
-    cross2: Array
     column: int
     multiplier: float
     offset: float
@@ -73,6 +72,7 @@ class RobotModel:
                 raise ConfigError(f"the URDF does not have the robot file's {unknown('joint', name, known)}")
         for joint in description.joints:
             self._add(joint)
+        self._steps = _Steps(self._frames)
         self._columns = np.array([frame.column for frame in self._frames], dtype=np.int64)
         self._multipliers = np.array([frame.multiplier for frame in self._frames])
         self._offsets = np.array([frame.offset for frame in self._frames])
@@ -98,7 +98,6 @@ class RobotModel:
                 joint.kind == "prismatic",
                 joint.axis,
                 cross,
-                cross @ cross,
                 self.joints.index(driver),
                 multiplier,
                 offset,
@@ -119,14 +118,14 @@ class RobotModel:
         self.point_radii = np.repeat(self.body_radii, counts)
         local = [shape.points @ rotation.T + translation for (_, rotation, translation), shape in placed]
         self._local: Array = np.concatenate(local)
-        of_point = np.repeat(self.body_frames, counts)
-        self._groups = [
-            (
-                frame,
-                slice(int(np.argmax(of_point == frame)), int(np.argmax(of_point == frame) + np.sum(of_point == frame))),
-            )
-            for frame in sorted(set(of_point.tolist()))
-        ]
+        # Points by the moving frame that they are fixed to, filled up to the same number, as columns (x, y, z, 1).
+        frames, self._group, points = np.unique(
+            np.repeat(self.body_frames, counts), return_inverse=True, return_counts=True
+        )
+        self._slot: NDArray[np.int64] = np.concatenate([np.arange(count) for count in points])
+        self._held: NDArray[np.int64] = frames
+        self._local_columns: Array = np.ones((len(frames), 4, int(points.max())))
+        self._local_columns[self._group, :3, self._slot] = self._local
 
     def _frame_reach(self, description: Description) -> Array:
         """(B, F): how fast each moving frame can move each body."""
@@ -189,25 +188,11 @@ class RobotModel:
 
     def place(self, q: Array) -> Placement:
         """Bodies at configurations `q` (N, n)."""
-        count = len(q)
-        rotations = np.empty((len(self._frames) + 1, count, 3, 3))
-        translations = np.empty((len(self._frames) + 1, count, 3))
-        rotations[0], translations[0] = np.eye(3), 0.0
-        values = q[:, self._columns] * self._multipliers + self._offsets
-        sines, cosines = np.sin(values)[:, :, None], np.cos(values)[:, :, None]
-        for index, f in enumerate(self._frames, start=1):
-            parent = rotations[f.parent]
-            placed = _times(parent, f.rotation)
-            np.add(translations[f.parent], _applied(parent, f.translation), out=translations[index])
-            if f.prismatic:
-                rotations[index] = placed
-                translations[index] += values[:, index - 1, None] * _applied(placed, f.axis)
-            else:
-                _turn(placed, sines[:, index - 1], cosines[:, index - 1], f, rotations[index])
-        points = np.empty((count, len(self._local), 3))
-        for frame, part in self._groups:
-            points[:, part] = _transformed(self._local[part], rotations[frame]) + translations[frame][:, None]
-        return Placement(points, rotations, translations)
+        count, held = len(q), len(self._held)
+        poses = self._steps.poses((q[:, self._columns] * self._multipliers + self._offsets).T)
+        placed = poses[self._held, :, :3].reshape(held, 3 * count, 4) @ self._local_columns
+        points = placed.reshape(held, count, 3, -1)[self._group, :, :, self._slot]
+        return Placement(points.transpose(1, 0, 2), poses[..., :3, :3], poses[..., :3, 3])
 
     def link_pose(self, link: str, placement: Placement) -> tuple[Array, Array]:
         """Rotation (N, 3, 3) and origin (N, 3) of a link.
@@ -222,30 +207,33 @@ class RobotModel:
         return parent @ rotation, placement.translations[frame] + parent @ translation
 
 
-def _times(rotations: Array, constant: Array) -> Array:
-    """(N, 3, 3) @ (3, 3), as one product."""
-    return (rotations.reshape(-1, 3) @ constant).reshape(-1, 3, 3)
+class _Steps:
+    """From each moving frame's parent to it, as 4x4 matrices: `fixed`, plus `sine` times the sine of its joint's angle
+    (the way of a prismatic one), plus `cosine` times its cosine. With R the placement at zero and K the cross product
+    with the axis, Rodrigues' formula R (I + sin K + (1 - cos) K^2) in these three parts."""
 
+    def __init__(self, frames: Sequence[Frame]):
+        self._parents = [f.parent for f in frames]
+        self._slides = np.array([f.prismatic for f in frames], dtype=bool)[:, None]
+        self._fixed = np.zeros((len(frames), 1, 4, 4))
+        self._sine, self._cosine = np.zeros_like(self._fixed), np.zeros_like(self._fixed)
+        for fixed, sine, cosine, f in zip(self._fixed[:, 0], self._sine[:, 0], self._cosine[:, 0], frames, strict=True):
+            fixed[:3, :3], fixed[:3, 3], fixed[3, 3] = f.rotation, f.translation, 1.0
+            if f.prismatic:
+                sine[:3, 3] = f.rotation @ f.axis
+            else:
+                turned = f.rotation @ f.cross @ f.cross
+                fixed[:3, :3] += turned
+                sine[:3, :3], cosine[:3, :3] = f.rotation @ f.cross, -turned
 
-def _applied(rotations: Array, vector: Array) -> Array:
-    """(N, 3, 3) @ (3,), as one product."""
-    return (rotations.reshape(-1, 3) @ vector).reshape(-1, 3)
-
-
-def _transformed(points: Array, rotations: Array) -> Array:
-    """Points (m, 3) turned by (N, 3, 3) -> (N, m, 3), as one product."""
-    turned = rotations.reshape(-1, 3) @ points.T
-    return turned.reshape(len(rotations), 3, len(points)).transpose(0, 2, 1)
-
-
-def _turn(rotations: Array, sin: Array, cos: Array, frame: Frame, out: Array) -> None:
-    """Writes (N, 3, 3) times the rotations by an angle about the frame's axis; `sin`, `cos` (N, 1) of the angle."""
-    if frame.axis[2] == 1.0:  # the usual case: two columns change
-        x, y = rotations[:, :, 0], rotations[:, :, 1]
-        out[:, :, 0] = cos * x + sin * y
-        out[:, :, 1] = cos * y - sin * x
-        out[:, :, 2] = rotations[:, :, 2]
-        return
-    # Rodrigues: I + sin K + (1 - cos) K^2
-    turn = np.eye(3) + sin[..., None] * frame.cross + (1 - cos)[..., None] * frame.cross2
-    np.matmul(rotations, turn, out=out)
+    def poses(self, values: Array) -> Array:
+        """(F + 1, N, 4, 4) of the base and the moving frames in it; `values` (F, N) rad or m of their joints."""
+        frames, count = values.shape
+        steps = self._sine * np.where(self._slides, values, np.sin(values))[:, :, None, None]
+        steps += self._cosine * np.cos(values)[:, :, None, None]
+        steps += self._fixed
+        poses = np.empty((frames + 1, count, 4, 4))
+        poses[0] = np.eye(4)
+        for index, parent in enumerate(self._parents):
+            np.matmul(poses[parent], steps[index], out=poses[index + 1])
+        return poses

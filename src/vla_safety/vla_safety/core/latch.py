@@ -1,4 +1,4 @@
-"""What survives a restart: the e-stop, as a file that is there while it is latched; and what is mounted."""
+"""What survives a restart: the e-stop, as a file that is there while it is latched; what is mounted; reduced speed."""
 
 import json
 import os
@@ -64,38 +64,38 @@ class LatchFile:
 
 
 class CarriedFile:
-    """Names of the tool that is mounted and the payload that is carried, for the next start."""
+    """Names of the tool that is mounted and the payload that is carried, and reduced speed, for the next start."""
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def keep(self, tool: str, payload: str) -> str:
+    def keep(self, tool: str, payload: str, reduced: bool) -> str:
         """Why they could not be written; empty: they were."""
         try:
-            _write_through(self.path, {"tool": tool, "payload": payload})
+            _write_through(self.path, {"tool": tool, "payload": payload, "reduced": reduced})
         except OSError as error:
             return str(error)
         return ""
 
-    def recall(self) -> tuple[str, str] | None:
-        """Tool and payload; None: nobody has said yet.
+    def recall(self) -> tuple[str, str, bool] | None:
+        """Tool, payload, reduced speed; None: nobody has said yet.
 
         Raises:
             ConfigError: when the file is there, but cannot be understood.
         """
         try:
             content = json.loads(self.path.read_text())
-            return str(content["tool"]), str(content["payload"])
+            return str(content["tool"]), str(content["payload"]), bool(content.get("reduced", False))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"'{self.path}' should name what is mounted, but cannot be read ({error!r}); delete it, write what is "
                 "mounted into `tool` and `payload` of the safety file, and start again"
             ) from error
 
 
-def _write_through(path: Path, content: dict[str, str]) -> None:
+def _write_through(path: Path, content: dict[str, str | bool]) -> None:
     """All of it or nothing, and on the disk when it returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")

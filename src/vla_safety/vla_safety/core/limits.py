@@ -6,6 +6,7 @@ nothing is sampled, nothing can hide between samples. Splitting a segment into `
 gap shrinks with the square of the pieces' length).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import comb
@@ -31,6 +32,11 @@ class Extent:
     speed: Array
     acceleration: Array
     jerk: Array
+
+    def part(self, first: int, last: int) -> "Extent":
+        """Of segments `first` to `last`, the last not included."""
+        part = slice(first, last)
+        return Extent(self.lowest[part], self.highest[part], self.speed[part], self.acceleration[part], self.jerk[part])
 
 
 def hermite(durations: Array, start: tuple[Array, Array, Array], end: tuple[Array, Array, Array]) -> Array:
@@ -61,15 +67,16 @@ def hermite(durations: Array, start: tuple[Array, Array, Array], end: tuple[Arra
 def extent(coefficients: Array, durations: Array) -> Extent:
     """Rigorous bounds of quintics. `coefficients` (K, 6, n) of u in [0, 1]; `durations` (K,) s."""
     count, _, joints = coefficients.shape
-    # One product for all segments and joints at once; reductions then run along the first axis.
-    derived = np.ascontiguousarray(coefficients.transpose(1, 0, 2)).reshape(6, -1)
-    points = _control_matrix(5) @ derived
+    # One product each for all segments and joints at once; reductions then run along the first axis. (One for all four
+    # would be large enough for a BLAS with threads to wake them: jitter.)
+    columns = np.ascontiguousarray(coefficients.transpose(1, 0, 2)).reshape(6, -1)
+    position, *rates = (matrix @ columns for matrix in _control_matrices())
     t = np.repeat(durations, joints)
-    powers = np.arange(6.0)[:, None]
-    bounds: list[Array] = [points.min(axis=0), points.max(axis=0)]
-    for order in (1, 2, 3):
-        derived = derived[1:] * powers[1 : 7 - order]
-        bounds.append(np.abs(_control_matrix(5 - order) @ derived).max(axis=0) / t**order)
+    bounds: list[Array] = [position.min(axis=0), position.max(axis=0)]
+    scale = t
+    for points in rates:
+        bounds.append(np.abs(points, out=points).max(axis=0) / scale)
+        scale = scale * t
     return Extent(*(bound.reshape(count, joints) for bound in bounds))
 
 
@@ -78,6 +85,20 @@ def extent_of(motion: Motion) -> Extent:
     durations = np.diff(motion.times) * 1e-9
     p, v, a = motion.positions, motion.velocities, motion.accelerations
     return extent(hermite(durations, (p[:-1], v[:-1], a[:-1]), (p[1:], v[1:], a[1:])), durations)
+
+
+def extents_of(motions: Sequence[Motion]) -> list[Extent]:
+    """Bounds of the segments of several motions, at once."""
+    if len(motions) == 1:
+        return [extent_of(motions[0])]
+    durations = np.diff(np.concatenate([motion.times for motion in motions])) * 1e-9
+    ends = np.cumsum([len(motion) for motion in motions])
+    durations[ends[:-1] - 1] = 1.0  # from one motion to the next: nobody's segment
+    p = np.concatenate([motion.positions for motion in motions])
+    v = np.concatenate([motion.velocities for motion in motions])
+    a = np.concatenate([motion.accelerations for motion in motions])
+    bounds = extent(hermite(durations, (p[:-1], v[:-1], a[:-1]), (p[1:], v[1:], a[1:])), durations)
+    return [bounds.part(end - len(motion), end - 1) for motion, end in zip(motions, ends.tolist(), strict=True)]
 
 
 def check_envelope(motion: Motion, bounds: Extent, limits: JointLimits) -> tuple[int, Finding | None]:
@@ -140,7 +161,7 @@ def speed_scale(bounds: Extent, limits: JointLimits) -> tuple[float, Finding | N
     values = (bounds.speed, bounds.acceleration, bounds.jerk)
     maxima = (limits.max_velocity, limits.max_acceleration, limits.max_jerk)
     for order, (reason, value, maximum) in enumerate(zip(_DERIVATIVES, values, maxima, strict=True), start=1):
-        if value.size == 0:
+        if (value <= maximum * (1 + _ROUNDING)).all():  # NaN is not
             continue
         ratio = np.nan_to_num(value / maximum, nan=np.inf)
         k, j = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
@@ -153,6 +174,16 @@ def speed_scale(bounds: Extent, limits: JointLimits) -> tuple[float, Finding | N
 
 
 @cache
+def _control_matrices() -> tuple[Array, ...]:
+    """(R, 6) each: coefficients of u -> control points of the position and of its first three derivatives by u."""
+    derivative: Array = np.eye(6)
+    parts = []
+    for order in range(4):
+        parts.append(_control_matrix(5 - order) @ derivative)
+        derivative = np.diag(np.arange(1.0, 6 - order)) @ derivative[1:]
+    return tuple(parts)
+
+
 def _control_matrix(degree: int) -> NDArray[np.float64]:
     """(pieces * (degree + 1), degree + 1): coefficients of u -> Bernstein control points on equal pieces of [0, 1]."""
     to_bernstein = np.array(

@@ -9,7 +9,7 @@ from vla_safety.core.findings import Finding
 from vla_safety.core.motion import Array, Motion, nanoseconds, rest
 from vla_safety.core.splicing import GAP_NS, Splice
 from vla_safety.core.stopping import stop, stop_along
-from vla_safety.core.verification import Verifier
+from vla_safety.core.verification import Report, Verifier
 
 _TRIM_ATTEMPTS = 12
 _SEGMENT_SHARES = (1.0, 0.5, 0.25)  # of the segment, tried until one verifies with its stop
@@ -29,14 +29,19 @@ def _with_stops(motion: Motion, plan: Motion, verifier: Verifier, cycle: Cycle) 
     yield with_stop(motion, verifier, cycle.stop_fraction)
 
 
-def longest_prefix(spliced: Splice, verifier: Verifier, fraction: float) -> tuple[Motion | None, Finding | None]:
+def longest_prefix(
+    spliced: Splice, verifier: Verifier, fraction: float, report: Report | None = None
+) -> tuple[Motion | None, Finding | None]:
     """The longest part of a plan, to one of its knots, that verifies together with its stop; and what ended it.
+
+    Args:
+        report: the verdict on the whole of it with its stop, if that is known.
 
     Returns:
         None for the part when not even the first knot behind the splice has a stop that verifies.
     """
     motion = spliced.motion
-    report = verifier.verify(with_stop(motion, verifier, fraction))
+    report = report or verifier.verify(with_stop(motion, verifier, fraction))
     if report.safe:
         return motion, None
     first = int(np.searchsorted(motion.times, spliced.splice_ns, side="right"))
@@ -48,6 +53,30 @@ def longest_prefix(spliced: Splice, verifier: Verifier, fraction: float) -> tupl
         if verifier.verify(with_stop(end, verifier, fraction)).safe:
             return motion.knots(0, int(k)), report.finding
     return None, report.finding
+
+
+def at_once(
+    spliced: Splice, now_ns: int, splice_ns: int, verifier: Verifier, cycle: Cycle
+) -> tuple[Motion, int] | Report | None:
+    """The usual case in one look: a plan that verifies whole with its stop, and its longest first message.
+
+    Up to the last knot that they share, the message is the plan itself, bit by bit: what is judged of it is the rest.
+
+    Returns:
+        The message, and the time up to which it follows the plan; else the verdict on the plan with its stop, if that
+        was looked at.
+    """
+    plan = spliced.motion
+    end = _segment_end(plan, splice_ns + nanoseconds(cycle.segment))
+    if end <= spliced.splice_ns:
+        return None
+    message = next(_with_stops(plan.since(now_ns).until(end), plan, verifier, cycle))
+    shared = int(np.searchsorted(message.times, end, side="right")) - 1
+    if end not in plan.times:
+        shared -= 1
+    rest_of_it = message.knots(shared, len(message) - 1)
+    whole, first = verifier.verify_all([with_stop(plan, verifier, cycle.stop_fraction), rest_of_it])
+    return (message, end) if whole.safe and first.safe else whole
 
 
 def next_message(
@@ -94,9 +123,12 @@ def hold_at(measured: Array, time_ns: int, verifier: Verifier, slack: float) -> 
 def soonest_stop(committed: Motion, now_ns: int, splice_ns: int, verifier: Verifier, fraction: float) -> Motion:
     """What is committed up to the splice, then a stop; or what is committed, if that stop is not safe."""
     at = max(splice_ns, committed.start)
-    if at >= committed.end:
-        return Motion.at(at, rest(committed.positions[-1]))
     ahead = committed.since(now_ns)
+    if at >= committed.end:
+        # Nothing is left to be stopped sooner. The end of what plays is sent whole: a single knot would replace it by a
+        # curve that nobody has verified.
+        held = Motion.at(at, rest(committed.positions[-1]))
+        return held if now_ns >= committed.end else ahead.then(held)
     k = int(np.searchsorted(ahead.times, at, side="right")) - 1
     if at - int(ahead.times[k]) < GAP_NS:
         at = int(ahead.times[k])

@@ -292,6 +292,11 @@ REASONS: dict[str, Reason] = {
         "'{subject}' publishes on the controller's topic as well",
         "end that program, then reset; everything that moves the robot goes through the filter",
     ),
+    "rules_changed": Reason(
+        "somebody tried to change the rules while the robot was armed; the old ones are still in force",
+        "{subject} was changed while the robot was armed",
+        "find out who did it; to take new rules disarm, change the file, call reload",
+    ),
     "audit": Reason(
         "a record could not be written",
         "audit record failed: {subject}",
@@ -328,6 +333,17 @@ REASONS: dict[str, Reason] = {
         "no confirmation for {value} s, allowed are {limit} s",
         "confirm again to go on, or reset",
         "s",
+    ),
+    "stopping": Reason(
+        "what was commanded is not over yet",
+        "{subject} is not over for another {value} s",
+        "wait until it rests, or stop it",
+        "s",
+    ),
+    "retreat_held": Reason(
+        "something else stopped the retreat, and its confirmation has not ended since",
+        "a stop came while the confirmation of a retreat was held, and it is still held",
+        "let go, then confirm again",
     ),
     "retreat_end": Reason(
         "the remembered path is at its end",

@@ -86,8 +86,8 @@ class Trail:
             moved: (n,) joints that count.
         """
         gaps = [float(np.abs((r.state.position - position)[moved]).max()) for r in self._records]
-        if not gaps or min(gaps) > tolerance:
-            return Finding("no_trail", "path", min(gaps, default=float("nan")), tolerance)
+        if not min(gaps, default=np.inf) <= tolerance:
+            return Finding("no_trail", "path", min(gaps, default=np.inf), tolerance)
         # Of the places that are equally near the newest one: no detour is skipped.
         nearest = len(gaps) - 1 - int(np.argmin(gaps[::-1]))
         while len(self._records) > nearest + 1:
@@ -166,13 +166,19 @@ def way_back(
     a[[0, -1]] = 0.0
     q[0] = position
     slower = min(1.0, 1.0 / _share(v, verifier, settings).max(initial=1.0))
-    times = start_ns + nanoseconds(_PAUSE) + np.round(t / slower * NS).astype(np.int64)
-    return Motion(
-        np.concatenate([np.array([start_ns], dtype=np.int64), times]),
-        np.concatenate([q[:1], q]),
-        np.concatenate([v[:1], v * slower]),
-        np.concatenate([a[:1], a * slower**2]),
-    )
+
+    def at(scale: float) -> Motion:
+        times = start_ns + nanoseconds(_PAUSE) + np.round(t / scale * NS).astype(np.int64)
+        return Motion(
+            np.concatenate([np.array([start_ns], dtype=np.int64), times]),
+            np.concatenate([q[:1], q]),
+            np.concatenate([v[:1], v * scale]),
+            np.concatenate([a[:1], a * scale**2]),
+        )
+
+    motion = at(slower)
+    capped = verifier.pace(motion)[0]  # slow zones and the like
+    return at(slower * capped) if 0.0 < capped < 1.0 else motion
 
 
 def _share(speeds: Array, verifier: Verifier, settings: RetreatSettings) -> Array:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vla_contract.limits import JointLimits
 from vla_safety.core.config import Proposals
 from vla_safety.core.findings import Finding
-from vla_safety.core.limits import Extent, extent, hermite, speed_scale
+from vla_safety.core.limits import Extent, check_envelope, extent, extent_of, hermite, speed_scale
 from vla_safety.core.motion import NS, Array, Motion, State, nanoseconds, seconds
 from vla_safety.core.speed import RESERVE
 from vla_safety.core.validation import Chunk
@@ -106,9 +106,18 @@ def splice(
     if jump is not None:
         return jump
     ahead = chunk.knots(first, len(chunk) - 1)
+    continues = met is not None and _same(start, met)
+    known: tuple[float, Finding | None] | None = None
+    if continues and cap >= 1.0:
+        whole = base.then(ahead)
+        onward = whole.knots(len(base) - 1, len(whole) - 1)
+        if _within(onward, limits):
+            known = pace(onward)
+            if known[0] >= 1.0:
+                return Splice(whole, at, first, len(ahead), 1.0, None)
     own = ahead if met is None else Motion.at(at, met).then(ahead)
     scale, slowed_by = _needed_scale(own, limits)
-    links, too_fast = pace(own)
+    links, too_fast = known or pace(own)
     for limit, finding in ((links, too_fast), (cap, Finding("reduced_speed", "speed_scale", cap, 1.0))):
         if limit < scale:
             scale, slowed_by = limit, finding
@@ -118,7 +127,7 @@ def splice(
         if scale < slowest:
             return slowed_by or refused or Finding("start_jump", limits.names[0])
         paced = _paced(ahead, at, scale)
-        continuous = scale == 1.0 and met is not None and _same(start, met)
+        continuous = scale == 1.0 and continues
         join = _join(start, paced, at, limits, settings, continuous=continuous)
         if isinstance(join, int) and not continuous:
             fast = pace(Motion.at(at, start).then(paced.knots(join, join)))
@@ -152,12 +161,15 @@ def _jump(
     return Finding("start_jump", limits.names[j], float(gap[j]), float(allowed[j]))
 
 
+def _within(motion: Motion, limits: JointLimits) -> bool:
+    """Whether a motion keeps all limits: a chunk that does, and continues what is commanded, is taken as it is."""
+    return check_envelope(motion, extent_of(motion), limits)[1] is None
+
+
 def _needed_scale(own: Motion, limits: JointLimits) -> tuple[float, Finding | None]:
     if len(own) == 1:
         return 1.0, None
-    durations = np.diff(own.times) * 1e-9
-    p, v, a = own.positions, own.velocities, own.accelerations
-    return speed_scale(extent(hermite(durations, (p[:-1], v[:-1], a[:-1]), (p[1:], v[1:], a[1:])), durations), limits)
+    return speed_scale(extent_of(own), limits)
 
 
 def _paced(ahead: Motion, at: int, scale: float) -> Motion:

@@ -37,6 +37,7 @@ from vla_safety.core.motion import NS, Array, Motion, State, seconds
 _GRID = 1_000_000  # ns; phases are multiples, so that knots of different groups are never too close for the quintic
 _SHORTEST_PHASE = 2 * _GRID
 _CANDIDATES = 24
+_LITTLE = 0.1  # s
 _GAP = 0.005  # s between knots of a stop along a path: closer ones amplify rounding into jerk
 _SPREAD = 0.05  # s; longer pieces of it are divided
 _FURTHEST = NS // 2  # ns of a path that a stop may need; a longer one is no stop
@@ -119,7 +120,8 @@ def stop_along(path: Motion, time_ns: int, limits: JointLimits, fraction: float 
 
     Returns:
         A motion whose first knot is the path's state, bit by bit, and whose last is at rest on the path. None: too
-        little is left of the path, or its own acceleration leaves no room.
+        little is left of the path, its own acceleration leaves no room, or it would take far longer than the limits
+        need: a robot that is slow here must not be sent through a fast part of the path when it is to stop.
     """
     first = path.state(time_ns)
     left = seconds(path.end - time_ns)
@@ -129,7 +131,7 @@ def stop_along(path: Motion, time_ns: int, limits: JointLimits, fraction: float 
     since = since.knots(0, int(np.searchsorted(since.times, time_ns + _FURTHEST)))
     times: Array = (since.times - time_ns).astype(np.float64) / NS
     phases = _path_phases(since, times, limits, fraction)
-    if phases is None:
+    if phases is None or 2 * phases[0] + phases[1] > _patience(first, limits, fraction):
         return None
     ns: NDArray[np.int64] = np.rint(_path_knots(times[1:], *phases) * NS).astype(np.int64)
     place, rate, change = _path_time(ns.astype(np.float64) / NS, *phases)
@@ -139,6 +141,13 @@ def stop_along(path: Motion, time_ns: int, limits: JointLimits, fraction: float 
     q[0], v[0], a[0] = first.position, first.velocity, first.acceleration
     v[-1], a[-1] = 0.0, 0.0
     return Motion(time_ns + ns, q, v, a)
+
+
+def _patience(state: State, limits: JointLimits, fraction: float) -> float:
+    """s that a stop along a path may take from a state: half as long again as one joint by joint, and a little."""
+    acceleration, jerk = limits.max_acceleration * fraction, limits.max_jerk * fraction
+    classical = np.abs(state.velocity) / acceleration + acceleration / jerk + np.abs(state.acceleration) / jerk
+    return 1.5 * float(classical.max()) + _LITTLE
 
 
 def _path_phases(path: Motion, times: Array, limits: JointLimits, fraction: float) -> tuple[float, float] | None:

@@ -97,7 +97,7 @@ class Supervisor:
                 return Finding("stop_failed", deviating.subject, deviating.value, deviating.limit)
         if now.clock_ns < self._stop_due + nanoseconds(self._settings.stop_grace):
             return None
-        moving = self.monitor.at_rest()
+        moving = self.monitor.check(now) or self.monitor.at_rest()  # who does not see has not seen it rest
         if moving is None:
             self._stop_due = None
             return None

@@ -26,6 +26,7 @@ class Proposal:
         positions, velocities, accelerations: (K, n) sequences, possibly ragged, possibly empty.
         points: K; may be larger than the sequences when the node did not convert an oversized message.
         received_ns: when it arrived, on the clock of the stamps; received_steady_ns: on the steady clock.
+        digest: sha256 of the checkpoint that it comes from, hex, for the record; empty: it comes from none.
     """
 
     source: str
@@ -40,6 +41,7 @@ class Proposal:
     points: int = 0
     received_ns: int = 0
     received_steady_ns: int = 0
+    digest: str = ""
 
 
 @dataclass(frozen=True)

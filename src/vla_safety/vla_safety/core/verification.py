@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from vla_contract.limits import JointLimits
 from vla_safety.core.findings import Finding
-from vla_safety.core.intervals import Intervals, Sampled, first_intervals, grouped, sampled
+from vla_safety.core.intervals import Intervals, Sampled, first_intervals, grouped, joined, sampled
 from vla_safety.core.kinematics import Placement, RobotModel
-from vla_safety.core.limits import Extent, check_envelope, extent_of
+from vla_safety.core.limits import Extent, check_envelope, extents_of
 from vla_safety.core.motion import Array, Motion
 from vla_safety.core.speed import SpeedCaps, pace, too_fast
 from vla_safety.core.stopping import Groups
@@ -100,15 +100,26 @@ class Verifier:
 
     def verify(self, motion: Motion) -> Report:
         """Judges `motion` at every instant from its first to its last knot."""
-        bounds = extent_of(motion)
-        kept, finding = check_envelope(motion, bounds, self.limits)
-        if finding is not None and kept == 0:
-            return Report(finding, motion.start, np.inf)
-        inside = motion.knots(0, kept) if kept < len(motion) - 1 else motion
-        fence = self._check_fence(inside, bounds)
-        if fence.finding is not None:
-            return fence
-        return Report(finding, inside.end, fence.clearance)
+        return self.verify_all([motion])[0]
+
+    def verify_all(self, motions: Sequence[Motion]) -> list[Report]:
+        """Judges each of several motions as `verify` does; one look at all of them costs little more than at one."""
+        bounds = extents_of(motions)
+        envelopes = [check_envelope(motion, b, self.limits) for motion, b in zip(motions, bounds, strict=True)]
+        inside = [
+            motion.knots(0, kept) if kept < len(motion) - 1 else motion
+            for motion, (kept, _) in zip(motions, envelopes, strict=True)
+        ]
+        reports = []
+        for whole, motion, b, (kept, finding), screened in zip(
+            motions, inside, bounds, envelopes, self._screen(inside, bounds), strict=True
+        ):
+            if finding is not None and kept == 0:
+                reports.append(Report(finding, whole.start, np.inf))
+                continue
+            fence = self._check_fence(motion, b, *screened)
+            reports.append(fence if fence.finding is not None else Report(finding, motion.end, fence.clearance))
+        return reports
 
     def pace(self, motion: Motion) -> tuple[float, Finding | None]:
         """The largest uniform slow-down in (0, 1] with which a path keeps the caps of links, with a reserve; and what
@@ -146,16 +157,15 @@ class Verifier:
         check, own = self._owners[column]
         return check.describe(own, label)
 
-    def _check_fence(self, motion: Motion, bounds: Extent) -> Report:
-        unclear, clearance = self._screen(motion, bounds)
+    def _check_fence(self, motion: Motion, bounds: Extent, unclear: NDArray[np.bool_], clearance: float) -> Report:
         if not unclear.any():
             return Report(None, motion.end, clearance)
         intervals = first_intervals(motion, unclear)
         earliest, finding = np.inf, None
         for level in range(_LEVELS):
             last = level == _LEVELS - 1
-            doubtful, definite, lowest = self._examine(sampled(motion, bounds, intervals), intervals, give_up=last)
-            clearance = min(clearance, lowest)
+            doubtful, definite, clear = self._examine(sampled(motion, bounds, intervals), intervals, give_up=last)
+            clearance = min(clearance, float(np.min(clear, initial=np.inf)))
             if definite is not None and definite.at < earliest:
                 earliest, finding = definite.at, definite
             # What comes after a violation need not be looked at.
@@ -166,27 +176,37 @@ class Verifier:
         safe = motion.end if finding is None else motion.start + int(np.floor(earliest * 1e9))
         return Report(finding, safe, clearance)
 
-    def _screen(self, motion: Motion, bounds: Extent) -> tuple[NDArray[np.bool_], float]:
+    def _screen(self, motions: Sequence[Motion], bounds: Sequence[Extent]) -> list[tuple[NDArray[np.bool_], float]]:
         """A first look at groups of segments in which little moves; it only ever says that all is well.
 
         Returns:
-            The segments (K,) that it leaves in doubt; the smallest clearance at the ends of the others.
+            For each motion the segments (K,) that it leaves in doubt, and the smallest clearance that it saw.
         """
-        if len(motion) <= 2:
-            return np.ones(1, dtype=bool), np.inf
-        groups = grouped(motion, bounds, self._reach)
-        doubtful, _, lowest = self._examine(groups.samples, groups.intervals, screen=True)
+        results = [(np.ones(1, dtype=bool), np.inf)] * len(motions)
+        long = [k for k, motion in enumerate(motions) if len(motion) > 2]
+        if not long:
+            return results
+        parts = [grouped(motions[k], bounds[k], self._reach) for k in long]
+        groups = joined(parts)
+        doubtful, _, clear = self._examine(groups.samples, groups.intervals, screen=True)
         unclear = np.zeros(len(groups.intervals), dtype=bool)
         unclear[doubtful.segment] = True
-        return np.repeat(unclear, groups.sizes), lowest
+        row = number = 0
+        for k, part in zip(long, parts, strict=True):
+            rows, numbers = row + len(part.samples.positions), number + len(part.intervals)
+            lowest = float(np.min(clear[row:rows], initial=np.inf))
+            results[k] = np.repeat(unclear[number:numbers], part.sizes), lowest
+            row, number = rows, numbers
+        return results
 
     def _examine(
         self, samples: Sampled, intervals: Intervals, *, give_up: bool = False, screen: bool = False
-    ) -> tuple[Intervals, Finding | None, float]:
+    ) -> tuple[Intervals, Finding | None, Array]:
         """Judges intervals by their ends. `give_up`: what is in doubt is a violation; `screen`: nothing is, yet.
 
         Returns:
-            Intervals in doubt; the earliest violation (its `at` is the start of its interval); the smallest clearance.
+            Intervals in doubt; the earliest violation (its `at` is the start of its interval); the first check's
+            distances at the samples.
         """
         placement = self.model.place(samples.positions)
         clear, labels = self._distances(placement)
@@ -195,7 +215,7 @@ class Verifier:
         room = np.minimum(clear[first], clear[second]) - self.margins
         broken = ~(room >= 0)
         failed = broken | ~(room >= sweep)
-        lowest = float(np.min(clear[:, : self._bounds[1]], initial=np.inf))
+        zones = clear[:, : self._bounds[1]]
         bad: NDArray[np.bool_] = np.any(failed if give_up else broken, axis=1)
         doubt: NDArray[np.bool_] = np.any(failed, axis=1)
         fence = bad
@@ -205,16 +225,16 @@ class Verifier:
             doubt = doubt | too_fast(ratios.high)
             bad = bad | fast
         if screen:
-            return intervals.select(doubt), None, lowest
+            return intervals.select(doubt), None, zones
         doubtful = intervals.select(doubt & ~bad)
         if not bad.any():
-            return doubtful, None, lowest
+            return doubtful, None, zones
         k = int(np.argmax(bad))
         at = float(intervals.start[k])
         if self.caps is not None and not fence[k]:
-            return doubtful, self.caps.finding(ratios, k, at, surely=not give_up), lowest
+            return doubtful, self.caps.finding(ratios, k, at, surely=not give_up), zones
         slack = np.where((failed if give_up else broken)[k], room[k] - sweep[k], np.inf)
         c = int(np.argmin(slack))
         sample = int(first[k] if clear[first[k], c] <= clear[second[k], c] else second[k])
         reason, subject = self._describe(c, int(labels[sample, c]))
-        return doubtful, Finding(reason, subject, float(clear[sample, c]), float(self.margins[c]), at), lowest
+        return doubtful, Finding(reason, subject, float(clear[sample, c]), float(self.margins[c]), at), zones

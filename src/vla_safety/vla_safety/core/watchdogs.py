@@ -37,8 +37,8 @@ class StateMonitor:
     """Takes joint states in and says whether there is a usable one. An unusable one never replaces a usable one.
 
     Args:
-        speeds: (n,) rad/s or m/s that no joint exceeds: a state that is further from the last one than that, by more than
-            the tracking tolerance, is believed when the next one agrees with it, not before.
+        speeds: (n,) rad/s or m/s that no joint exceeds: a state that is further from the last one than that, by more
+            than the tracking tolerance, is believed when the next one agrees with it, not before.
     """
 
     def __init__(self, joints: Sequence[str], settings: Watchdogs, speeds: Array):

@@ -40,6 +40,7 @@ class WayOut:
         self._confirmed_ns: int | None = None
         self._count = 0
         self._led = False  # since it was armed last
+        self._barred = False
 
     @property
     def active(self) -> bool:
@@ -53,6 +54,7 @@ class WayOut:
 
     def record(self, now: Instant) -> None:
         """Remembers where the robot is commanded to be; to be called in each cycle."""
+        self._barred = self._barred and self._unconfirmed(now) is None
         if not self._led:  # what it goes back along is not travelled again
             self._trail.record(now.clock_ns, self._conductor.timeline.state(now.clock_ns))
 
@@ -61,21 +63,26 @@ class WayOut:
         self._trail.rebase(state, self._tolerance, self._angles)
         self._led = False
 
+    def bar(self) -> None:
+        """Something else than letting go stopped it: who still holds on must let go before it begins again."""
+        self._barred = True
+
     def let_go(self) -> None:
         """The arm is about to be commanded where it leans: that is no way that was travelled."""
         self._led = True
 
     def ask(self, now: Instant) -> Answer:
         """A human asks for it, or confirms it."""
+        self._barred = self._barred and self._unconfirmed(now) is None
         self._confirmed_ns = now.watch_ns
         plan = self._conductor.plan
         if plan is not None and self.active:
             return Answer(True, f"going back, {left(plan.motion, now.clock_ns):.0%} of the path is left")
         finding = self._unconfirmed(now) or self._supervisor.in_the_way(now)
-        if finding is None and self._conductor.moving(now):
-            finding = Finding("not_at_rest", "the commanded stop")
+        if finding is None and self._barred:
+            finding = Finding("retreat_held", "operator")
         if finding is None:
-            finding = self._begin(now)
+            finding = self._conductor.unfinished(now) or self._begin(now)
         return Answer(True, "going back") if finding is None else Answer(False, f"{finding.sentence}; {finding.remedy}")
 
     def lost(self, now: Instant) -> Finding | None:
@@ -105,7 +112,7 @@ class WayOut:
         if lost is not None or path is None:
             return lost or Finding("retreat_end", "path")
         self._led = True
-        start = now.clock_ns + self._settle
+        start = now.clock_ns + max(self._settle, nanoseconds(conductor.leading_to(position)))
         motion = way_back(path, position, start, conductor.verifier, self._settings, self._angles)
         self._supervisor.restart(now)
         self._count += 1

@@ -17,14 +17,16 @@ from numpy.typing import NDArray
 from vla_safety.core.findings import Verdict
 from vla_safety.core.validation import Proposal
 from vla_safety.proof.oracle import TOUCH, Fence, envelope_faults, read_zones
-from vla_safety.proof.rig import GRIPPER_SLACK, HOME, LIMITS, ROBOT, SAFETY_FILE, Rig, proposal, shipped_fence
+from vla_safety.proof.rig import GRIPPER_SLACK, HOME, LIMITS, ROBOT, SAFETY_FILE, START, Rig, proposal, shipped_fence
 from vla_safety.proof.tally import Tally
 
 Array = NDArray[np.float64]
 N = len(HOME)
 ATTACKS = 10  # in a generation
 CYCLES = (20, 160)  # of the filter in an attack; it dies at a random one
-REST = 1.5  # s that the robot is given to come to rest after the filter's death
+# s that the robot is given to come to rest after the filter's death: lead and segment of the safety file (0.26 s), a
+# late message (0.025 s), and a stop along the path from full speed (1.5 times 0.59 s, and 0.1 s).
+REST = 1.3
 _ELITE = 3
 _STEP = 1e-4  # rad or m, of the differences
 # What an attack is made of, each within its range: speed as a share of the velocity limits, s between points, s of a
@@ -130,7 +132,9 @@ class _Attack:
         # The filter dies. What it had sent arrives or not, as the network likes.
         if self.rng.random() < 0.5:
             rig.offline.clear()
+        died = rig.now
         rig.advance(REST)
+        tally.high("s to rest after death", self._rested(died))
         tally.counts["cut off"] += 1
         tally.counts["cut off in motion"] += moving
         if rig.controller.state[1:].any():
@@ -138,6 +142,12 @@ class _Attack:
         else:
             tally.counts["at rest after"] += 1
         return self._judge()
+
+    def _rested(self, died: int) -> float:
+        """s after `died` of the last instant of motion."""
+        times, rows = self.rig.controller.trace.samples()
+        moving = times[rows[:, 1].any(axis=1)]
+        return max(0.0, float(moving[-1]) - (died - START) * 1e-9) if len(moving) else 0.0
 
     def _strike(self) -> None:
         direction = self._direction()

@@ -123,8 +123,22 @@ class _Block:
             self._cycles(1)
         elif draw < 0.21:
             self._cycles(int(rng.integers(2, 8)))
+        elif draw < 0.2125:
+            self._operator()
         if rig.filter.mode.name in ("DISARMED", "ESTOP"):
             self._again()
+
+    def _operator(self) -> None:
+        """A person stops the robot, at any instant of a motion, between two cycles."""
+        rig = self.rig
+        rig.advance(float(self.rng.integers(0, 40)) * 1e-3)
+        rig.observe()
+        act = rig.filter.estop if self.rng.random() < 0.5 else rig.filter.disarm
+        act(rig.instant)
+        fault = _wrong_output(rig.collect())
+        if fault is not None:
+            self._violated(f"stopped by a person: {fault}")
+        self.tally.counts["stopped by a person"] += 1
 
     def _drive(self) -> None:
         goal = HOME + self.rng.normal(0, 0.3, N)

@@ -63,11 +63,14 @@ class LockstepPace:
 
     def drop_silent(self, wall_ns: int) -> list[str]:
         """Removes and names those who hold the others up and have not been heard for `timeout_ns`."""
-        newest = max(self.acknowledged.values(), default=0)
+        stamps = self.acknowledged.values()
+        newest = max(stamps, default=0)
+        # Who is ahead of the others waits for them and has nothing to say; when nobody is ahead, all are in the way.
+        level = min(stamps, default=0) == newest
         silent = [
             name
             for name, stamp in self.acknowledged.items()
-            if wall_ns - self._heard[name] > self.timeout_ns and (stamp < newest or len(self.acknowledged) == 1)
+            if wall_ns - self._heard[name] > self.timeout_ns and (stamp < newest or level)
         ]
         for name in silent:
             del self.acknowledged[name], self._heard[name]

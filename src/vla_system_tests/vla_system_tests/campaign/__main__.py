@@ -40,7 +40,9 @@ def options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--realtime", action="store_true", help="soak: the simulator does not wait for the nodes")
     parser.add_argument("--policy", default="flow", help="soak: the policy file (flow)")
     parser.add_argument("--mutants", type=int, default=0, metavar="N", help="drawn of each module (default 0: all)")
-    parser.add_argument("--jobs", type=int, default=2, help="processes for cases and adversaries (2)")
+    parser.add_argument("--modules", default="", help="mutants: of these modules of the core only, separated by commas")
+    parser.add_argument("--survivors", action="store_true", help="mutants: judge those again that survived before")
+    parser.add_argument("--jobs", type=int, default=2, help="processes for cases, adversaries, mutants (2)")
     parser.add_argument("--fresh", action="store_true", help="forget what the chosen parts have done so far")
     parser.add_argument("--resume", action="store_true", help="go on where the parts were (this is the default)")
     parser.add_argument(
@@ -111,7 +113,15 @@ def _run(part: str, keeper: Keeper, folder: Path, chosen: argparse.Namespace) ->
         "adversary": lambda: parallel.run_adversaries(keeper, chosen.jobs),
         "kills": lambda: kills.run_kills(keeper, folder),
         "soak": lambda: soak.run_soak(keeper, folder, chosen.policy, not chosen.realtime),
-        "mutants": lambda: mutants.run_mutants(keeper, folder, chosen.mutants, _equivalents()),
+        "mutants": lambda: mutants.run_mutants(
+            keeper,
+            folder,
+            chosen.mutants,
+            _equivalents(),
+            [name for name in chosen.modules.split(",") if name],
+            again=chosen.survivors,
+            jobs=chosen.jobs,
+        ),
     }
     actions[part]()
 

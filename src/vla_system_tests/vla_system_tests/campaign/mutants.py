@@ -5,25 +5,30 @@ is then given only to the tests that execute the changed line, the fastest first
 process of its own, forked from one that has imported everything but the filter.
 """
 
+import hashlib
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections import Counter
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import vla_safety
 from vla_bringup.files import share
 from vla_safety.proof.tally import Tally
 from vla_system_tests.campaign.mutation import Mutant, Source
-from vla_system_tests.campaign.state import Keeper
+from vla_system_tests.campaign.state import Keeper, Progress
 
 TEXTS = ("reasons",)  # modules that hold nothing else
-LEFT_OUT = ("test_node.py", "test_docs.py")  # need ROS, or judge documents
+LEFT_OUT = ("test_node*.py", "test_docs.py", "test_invariants.py")  # need ROS, or judge documents and names
 # s of tests that one mutant is given at most; what is not run then cannot kill, so the result is a lower bound.
 BUDGET = 12.0
 GRACE = 20.0  # s above ten times what the tests need, until a mutant counts as one that never ends
@@ -57,8 +62,9 @@ def copy_package(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
     (folder / "vla_bringup").symlink_to(share())
-    for name in LEFT_OUT:
-        (target / "test" / name).unlink(missing_ok=True)
+    for pattern in LEFT_OUT:
+        for path in (target / "test").glob(pattern):
+            path.unlink()
     return target
 
 
@@ -91,6 +97,22 @@ def measure(package: Path) -> Baseline:
     return Baseline(_durations(report), tests)
 
 
+def _known_baseline(package: Path, kept: Path) -> Baseline:
+    """The baseline, measured anew only when package or tests have changed."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    if kept.is_file():
+        known = json.loads(kept.read_text())
+        if known["digest"] == digest.hexdigest():
+            tests = {m: {int(k): v for k, v in lines.items()} for m, lines in known["tests"].items()}
+            return Baseline(known["seconds"], tests)
+    baseline = measure(package)
+    record = {"digest": digest.hexdigest(), "seconds": baseline.seconds, "tests": baseline.tests}
+    kept.write_text(json.dumps(record))
+    return baseline
+
+
 def _durations(report: Path) -> dict[str, float]:
     import xml.etree.ElementTree as ElementTree
 
@@ -101,71 +123,133 @@ def _durations(report: Path) -> dict[str, float]:
     return found
 
 
-def run_mutants(keeper: Keeper, folder: Path, most: int, equivalents: dict[str, str]) -> None:
-    """Judges mutants of every module of the core.
+@dataclass
+class Record:
+    """What is known of a module's mutants.
+
+    Attributes:
+        source: sha256 of the module that was changed; population: mutants that there are.
+        judged: how many were, in the order of the draw; killed: outcome -> count.
+        survivors: number -> key, line and count of tests of those that survived; equivalent: how many were left out.
+    """
+
+    source: str
+    population: int
+    judged: int = 0
+    killed: Counter[str] = field(default_factory=Counter)
+    survivors: dict[str, dict[str, Any]] = field(default_factory=dict)
+    equivalent: int = 0
+
+    @property
+    def run(self) -> int:
+        """Mutants that were given to tests."""
+        return self.killed.total() + len(self.survivors)
+
+
+def run_mutants(
+    keeper: Keeper,
+    folder: Path,
+    most: int,
+    equivalents: dict[str, str],
+    only: Collection[str] = (),
+    *,
+    again: bool = False,
+    jobs: int = 1,
+) -> None:
+    """Judges mutants of the modules of the core. What was judged before of a module that has not changed is kept.
 
     Args:
         most: mutants that are drawn of each module; 0: all.
         equivalents: key -> why no test can notice it; they are not run and not counted.
+        only: modules; empty: all.
+        again: the survivors are judged once more, e.g. after tests were added.
+        jobs: processes.
     """
     progress = keeper.progress
-    package = folder / "mutants" / "vla_safety"
-    if "baseline" not in progress.memory or not package.is_dir():
-        package = copy_package(folder / "mutants")
-        baseline = measure(package)
-        progress.memory["baseline"] = {"seconds": baseline.seconds, "tests": baseline.tests}
-    stored = progress.memory["baseline"]
-    tests = {m: {int(k): v for k, v in lines.items()} for m, lines in stored["tests"].items()}
-    baseline = Baseline(stored["seconds"], tests)
-    planned = _plan(package, progress.seed, most, progress.memory)
-    progress.goal = len(planned)
-    progress.memory["equivalents"] = equivalents
-    keeper.save()
-    server, sources = _Server(package), {}
-    for module, k in planned[progress.done :]:
-        if module not in sources:
-            sources = {module: Source(package / "vla_safety" / "core" / f"{module}.py")}
-        mutant = sources[module].mutant(k)
-        keeper.advance(1, Tally() if mutant is None else _judge(mutant, baseline, server, equivalents))
-
-
-def _plan(package: Path, seed: int, most: int, memory: dict[str, Any]) -> list[tuple[str, int]]:
-    """Modules and numbers of mutants, drawn without repetition from each module; `most` 0: all."""
-    chance, planned = random.Random(seed), []
-    populations = memory.setdefault("populations", {})
+    package = copy_package(folder / "mutants")
+    baseline = _known_baseline(package, folder / "mutants-baseline.json")
+    records = {name: _record(kept) for name, kept in progress.memory.get("modules", {}).items()}
+    sources: dict[str, Source] = {}
+    work: list[tuple[str, int]] = []
     for path in sorted((package / "vla_safety" / "core").glob("*.py")):
-        if path.stem in TEXTS:
+        module = path.stem
+        if module in TEXTS or (only and module not in only):
             continue
-        count = populations.setdefault(path.stem, 0) or len(Source(path))
-        populations[path.stem] = count
-        drawn = chance.sample(range(count), min(count, most or count))
-        planned += [(path.stem, k) for k in sorted(drawn)]
-    return planned
+        source = sources[module] = Source(path)
+        if not len(source):
+            continue
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if module not in records or records[module].source != digest:
+            records[module] = Record(digest, len(source))
+        record = records[module]
+        draw = random.Random(f"{progress.seed} {module}").sample(range(len(source)), len(source))
+        if again:
+            work += [(module, int(k)) for k in record.survivors]
+        work += [(module, k) for k in draw[record.judged : most or len(draw)]]
+    progress.memory["equivalents"] = equivalents
+    progress.goal, progress.done = len(work), 0
+    _count(progress, records)
+    keeper.save()
+    servers: Queue[_Server] = Queue()
+    for _ in range(jobs):
+        servers.put(_Server(package))
+
+    def judge(module: str, k: int) -> tuple[Mutant | None, int, str]:
+        with _MAKING:
+            mutant = sources[module].mutant(k)
+        if mutant is None:
+            return None, 0, "none"
+        if mutant.key in equivalents:
+            return mutant, 0, "equivalent"
+        names = baseline.chosen(module, mutant.line)
+        if not names:
+            return mutant, 0, "survived"
+        server = servers.get()
+        try:
+            expected = sum(baseline.seconds.get(name, 1.0) for name in names)
+            return mutant, len(names), server.run(mutant, names, 10 * expected + GRACE)
+        finally:
+            servers.put(server)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        # In order, so that a record says how far the draw was followed.
+        for (module, k), (mutant, tests, outcome) in zip(work, pool.map(lambda w: judge(*w), work), strict=True):
+            record = records[module]
+            repeated = record.survivors.pop(str(k), None) is not None
+            record.judged += not repeated
+            if outcome == "survived":
+                assert mutant is not None
+                record.survivors[str(k)] = {"what": mutant.key, "line": mutant.line, "tests": tests}
+            elif outcome == "equivalent":
+                record.equivalent += 1
+            elif outcome != "none":
+                record.killed[outcome] += 1
+            _count(progress, records)
+            keeper.advance(1)
 
 
-def _judge(mutant: Mutant, baseline: Baseline, server: "_Server", equivalents: dict[str, str]) -> Tally:
-    tally, module = Tally(), mutant.module
-    if mutant.key in equivalents:
-        tally.counts[f"{module}: equivalent"] += 1
-        tally.counts["equivalent"] += 1
-        return tally
-    names = baseline.chosen(module, mutant.line)
-    tally.counts["mutants"] += 1
-    tally.counts[f"{module}: mutants"] += 1
-    outcome = "survived"
-    if names:
-        expected = sum(baseline.seconds.get(name, 1.0) for name in names)
-        outcome = server.run(mutant, names, 10 * expected + GRACE)
-    if outcome == "survived":
-        tally.counts[f"{module}: survived"] += 1
-        tally.violated(mutant.key, {"line": mutant.line, "tests": len(names)})
-        tally.counts["violations"] -= 1  # a survivor is a gap of the tests, no violation by the filter
-        tally.counts["survived"] += 1
-    else:
-        tally.counts[f"{module}: killed"] += 1
-        tally.counts["mutants killed"] += 1
-        tally.counts[f"killed by {outcome}"] += 1
-    return tally
+_MAKING = threading.Lock()  # making a mutant is pure Python: two at once gain nothing
+
+
+def _record(kept: dict[str, Any]) -> Record:
+    return Record(**{**kept, "killed": Counter(kept["killed"])})
+
+
+def _count(progress: Progress, records: dict[str, Record]) -> None:
+    """Sums up what the report says."""
+    tally = Tally()
+    for module, record in records.items():
+        tally.counts["mutants"] += record.run
+        tally.counts["mutants killed"] += record.killed.total()
+        tally.counts["survived"] += len(record.survivors)
+        tally.counts["equivalent"] += record.equivalent
+        tally.counts[f"{module}: mutants"] = record.run
+        tally.counts[f"{module}: killed"] = record.killed.total()
+        tally.counts[f"{module}: equivalent"] = record.equivalent
+        for outcome, count in record.killed.items():
+            tally.counts[f"killed by {outcome}"] += count
+    progress.tally = tally
+    progress.memory["modules"] = {name: asdict(record) for name, record in records.items()}
 
 
 class _Server:

@@ -73,9 +73,7 @@ def write(path: Path, parts: dict[str, Progress]) -> None:
 def _short(progress: Progress) -> dict[str, Any]:
     """A part's record without what only serves to go on."""
     record = progress.record()
-    kept = {
-        k: v for k, v in record.pop("memory").items() if k in ("populations", "equivalents", "lockstep", "troubles")
-    }
+    kept = {k: v for k, v in record.pop("memory").items() if k in ("modules", "equivalents", "lockstep", "troubles")}
     return {**record, **kept}
 
 
@@ -168,9 +166,9 @@ def _violations(tally: Tally) -> list[str]:
 
 
 def _mutants(p: Progress) -> list[str]:
-    c, populations = p.tally.counts, p.memory.get("populations", {})
+    c, modules = p.tally.counts, p.memory.get("modules", {})
     rows, named_good, named_total = [], 0, 0
-    for module, population in populations.items():
+    for module, record in sorted(modules.items()):
         total, killed = c[f"{module}: mutants"], c[f"{module}: killed"]
         if not total:
             continue
@@ -179,8 +177,8 @@ def _mutants(p: Progress) -> list[str]:
         low, high = interval(killed, total)
         mark = " (named check)" if module in NAMED else ""
         rows.append(
-            f"| {module}{mark} | {population} | {total} | {killed} | {killed / total:.1%} | {low:.1%} to {high:.1%} | "
-            f"{c[f'{module}: equivalent']} |"
+            f"| {module}{mark} | {record['population']} | {total} | {killed} | {killed / total:.1%} | {low:.1%} to "
+            f"{high:.1%} | {c[f'{module}: equivalent']} |"
         )
     good, total = c["mutants killed"], c["mutants"]
     low, high = interval(good, total)
@@ -200,11 +198,9 @@ def _mutants(p: Progress) -> list[str]:
         f"{c['killed by error']}, by never ending: {c['killed by time']}.",
         "",
     ]
-    survivors = p.tally.violations
+    survivors = [s for _, record in sorted(modules.items()) for s in record["survivors"].values()]
     if survivors:
-        lines += [f"Survivors ({c['survived']}; the first {len(survivors)}):", ""]
-        lines += [f"* `{v['what']}` ({v['again']['tests']} tests ran)" for v in survivors]
-        lines += [""]
+        lines += ["Survivors:", "", *(f"* `{s['what']}` ({s['tests']} tests ran)" for s in survivors), ""]
     equivalents = p.memory.get("equivalents") or {}
     if equivalents:
         lines += ["Equivalent (no test can notice them), with the reason:", ""]

@@ -1,0 +1,75 @@
+"""R18, I12: the rules cannot be loosened while the robot is armed, and who tries it is named. With the real node."""
+
+import pytest
+from rig import HOME
+
+rclpy = pytest.importorskip("rclpy")
+pytest.importorskip("vla_msgs.msg")
+
+from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
+from test_node import Bench  # noqa: E402
+from vla_msgs.msg import SafetyDecision, SafetyState  # noqa: E402
+
+from vla_node_base.domains import free_domain  # noqa: E402
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    with free_domain() as domain:
+        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+        bench = Bench(tmp_path)
+        yield bench
+        if bench.process.poll() is None:
+            bench.close()
+        rclpy.try_shutdown()
+
+
+def moving(bench):
+    """Armed, and on the way to a goal."""
+    bench.mode(SafetyState.DISARMED)
+    bench.arm()
+    goal = HOME.copy()
+    goal[0] += 0.5
+    goal[-1] = 0.03
+    bench.send_chunk(goal, sequence=1, duration=6.0)
+    bench.until(lambda: bench.decisions and bench.decisions[0].verdict <= SafetyDecision.SLOWED, "motion")
+    return goal
+
+
+def stopped_for_it(bench, subject):
+    bench.mode(SafetyState.ESTOP)
+    bench.until(lambda: bench.decisions[-1].verdict == SafetyDecision.STOPPED, "the stop")
+    last = bench.decisions[-1]
+    assert last.reason == "rules_changed" and subject in last.subject and last.remedy, last
+    assert not any(bench.commands[-1].points[-1].velocities)
+
+
+def test_r18_a_zone_switched_off_while_moving_stops_and_changes_nothing(bench):
+    moving(bench)
+    path = bench.tmp_path / "cell.yaml"
+    before = path.read_text()
+    path.write_text(before[: before.index("  - name: table")] + before[before.index("position_tolerance:") :])
+    stopped_for_it(bench, "safety file (cell.yaml)")
+    assert not bench.call("reload").success, "nothing is read again before the robot is disarmed"
+    bench.until(lambda: bench.call("reset").success, "reset")
+    bench.arm()
+    bench.until(lambda: bench.state.mode == SafetyState.ARMED, "armed")
+    down = HOME.copy()
+    down[1] += 0.9
+    down[-1] = 0.03
+    bench.send_chunk(down, sequence=9, duration=8.0)
+    bench.until(lambda: any(d.sequence == 9 for d in bench.decisions), "a decision")
+    judged = next(d for d in bench.decisions if d.sequence == 9)
+    assert judged.verdict >= SafetyDecision.TRIMMED, "the zone that was taken out of the file is still in force"
+
+
+def test_r18_i12_a_parameter_set_while_armed_is_refused_and_stops(bench):
+    moving(bench)
+    client = bench.node.create_client(SetParameters, "/vla_safety/set_parameters")
+    bench.until(client.service_is_ready, "the parameter service")
+    value = ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=True)
+    future = client.call_async(SetParameters.Request(parameters=[Parameter(name="shadow", value=value)]))
+    bench.until(future.done, "an answer")
+    assert not future.result().results[0].successful
+    stopped_for_it(bench, "parameter shadow")

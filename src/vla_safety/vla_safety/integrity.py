@@ -1,0 +1,94 @@
+"""The rules stay what they were when the robot was armed (I12, R18).
+
+The filter judges by what it has read; a file that changes later changes nothing before `~/reload`, which is refused
+while the robot is armed, and the node's parameters are read-only. So nothing can be loosened by either. But whoever
+tries it believes that it works: the robot is stopped, and the attempt is named.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from vla_contract.errors import VlaError
+from vla_contract.robot import Robot
+from vla_safety.adapters import Adapter, Host
+from vla_safety.building import Parts
+from vla_safety.core.findings import Finding
+from vla_safety.core.modes import ENABLED
+from vla_safety.core.watchdogs import Instant
+
+_PERIOD_NS = 500_000_000  # between two looks at the files
+_CAUSE = "rules_changed"
+
+
+class Integrity(Adapter):
+    """Watches the files that the filter was made of, and attempts to set parameters.
+
+    Args:
+        host: the filter's node; files: name for people -> path.
+    """
+
+    def __init__(self, host: Host, files: Mapping[str, Path]):
+        super().__init__(host)
+        self._files = dict(files)
+        self._known: dict[str, str] = {}
+        self._looked_ns = 0
+        if isinstance(host, Node):
+            host.add_pre_set_parameters_callback(lambda given: host.guarded(self._on_parameters)(given) or given)
+
+    def rebuilt(self, parts: Parts) -> None:
+        self._known = {name: _digest(path) for name, path in self._files.items()}
+
+    def check(self, now: Instant) -> None:
+        if 0 <= now.watch_ns - self._looked_ns < _PERIOD_NS:
+            return
+        self._looked_ns = now.watch_ns
+        found = {name: _digest(path) for name, path in self._files.items()}
+        changed = [name for name, digest in found.items() if digest != self._known.get(name)]
+        if changed and self._armed:
+            self._stop(f"{changed[0]} ({self._files[changed[0]].name})", now)
+            self._known = found  # told once; what the filter judges by is still what it has read
+
+    def _on_parameters(self, parameters: list[Parameter]) -> list[Parameter]:
+        if parameters and self._armed:
+            self._stop(f"parameter {parameters[0].name}", self.host.instant())
+        return parameters  # they are read-only: rclpy refuses them
+
+    @property
+    def _armed(self) -> bool:
+        return self.host.safety is not None and self.host.safety.mode in ENABLED
+
+    def _stop(self, what: str, now: Instant) -> None:
+        # An event, not a condition: the rules are the old ones, so nothing has to be ended before a reset.
+        self.host.tell(_CAUSE, Finding(_CAUSE, what), now)
+        self.host.tell(_CAUSE, None, now)
+
+
+def rule_files(robot: Robot, safety: str) -> dict[str, Path]:
+    """What the filter judges by: name for people -> path. `safety`: path of the safety file; empty: the robot's."""
+    description = robot.description
+    wanted = {
+        "robot file": str(robot.path),
+        "safety file": safety or robot.safety,
+        "joint limits": description.joint_limits,
+        "URDF": description.urdf,
+        "SRDF": description.srdf,
+    }
+    found = {}
+    for name, value in wanted.items():
+        try:
+            found[name] = Path(value) if name == "robot file" or value == safety else robot.resolve(value)
+        except VlaError:
+            continue  # e.g. a URDF that comes by topic; what cannot be resolved is refused elsewhere
+    return found
+
+
+def _digest(path: Path) -> str:
+    """sha256 of a file, hex; empty when it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
