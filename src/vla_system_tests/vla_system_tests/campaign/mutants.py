@@ -16,7 +16,7 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -249,7 +249,7 @@ def _count(progress: Progress, records: dict[str, Record]) -> None:
         for outcome, count in record.killed.items():
             tally.counts[f"killed by {outcome}"] += count
     progress.tally = tally
-    progress.memory["modules"] = {name: asdict(record) for name, record in records.items()}
+    progress.memory["modules"] = {n: {**vars(record), "killed": dict(record.killed)} for n, record in records.items()}
 
 
 class _Server:
