@@ -5,7 +5,7 @@ the same keys; for a robot with a mobile base also `base_twists` (K, 3): m/s, m/
 robot is: a straight lead-in goes to the first point at no more than `lead_in` rad/s.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -97,6 +97,26 @@ def _read(path: Path, joints: tuple[str, ...]) -> Recording:
         raise ConfigError(f"recording '{path}' is malformed: {error}") from error
 
 
+def played_metadata(
+    name: str, digest: str, robot: Robot, cameras: Sequence[str], horizon: int, dt: float
+) -> PolicyMetadata:
+    """Of a policy that plays joint positions of `robot` as they are, `horizon` of them `dt` s apart; it only waits for
+    the `cameras`."""
+    n = len(robot.joints)
+    return PolicyMetadata(
+        name=name,
+        digest=digest,
+        cameras={c: CameraInput(height=robot.cameras[c].height, width=robot.cameras[c].width) for c in cameras},
+        joints=robot.joints,
+        state=("joint_position[rad|m]",) * n,
+        action_space="joint_position",
+        action=("joint_position[rad|m]",) * n,
+        horizon=horizon,
+        dt=dt,
+        statistics={key: Statistics(mean=(0.0,) * n, std=(1.0,) * n) for key in ("state", "action")},
+    )
+
+
 class ReplayBackend:
     """One recording; time runs from the first observation after `reset`."""
 
@@ -105,21 +125,7 @@ class ReplayBackend:
         self.options = options
         self._start: int | None = None
         self._path, self._lead = recording.motion, 0.0
-        n = len(robot.joints)
-        self.metadata = PolicyMetadata(
-            name=f"replay:{name}",
-            digest=digest,
-            cameras={
-                c: CameraInput(height=robot.cameras[c].height, width=robot.cameras[c].width) for c in options.cameras
-            },
-            joints=robot.joints,
-            state=("joint_position[rad|m]",) * n,
-            action_space="joint_position",
-            action=("joint_position[rad|m]",) * n,
-            horizon=options.horizon,
-            dt=options.dt,
-            statistics={key: Statistics(mean=(0.0,) * n, std=(1.0,) * n) for key in ("state", "action")},
-        )
+        self.metadata = played_metadata(f"replay:{name}", digest, robot, options.cameras, options.horizon, options.dt)
 
     def reset(self) -> None:
         """Plays from the start again."""

@@ -20,8 +20,9 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError, unknown
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
-from vla_contract.policy import CameraInput, PolicyMetadata, Statistics, file_digest
+from vla_contract.policy import file_digest
 from vla_contract.robot import Robot, describe_errors, read_yaml
+from vla_policy_node.backends.replay import played_metadata
 
 Array = NDArray[np.float64]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -141,20 +142,8 @@ class ScriptedBackend:
 
             self._kinematics = ToolKinematics(robot.urdf(), robot.joints, robot.tool_frame, robot.home)
         self._begun: tuple[int, _Way] | None = None
-        n = len(robot.joints)
-        self.metadata = PolicyMetadata(
-            name=f"scripted:{path.stem}",
-            digest=file_digest(path),
-            cameras={
-                c: CameraInput(height=robot.cameras[c].height, width=robot.cameras[c].width) for c in options.cameras
-            },
-            joints=robot.joints,
-            state=("joint_position[rad|m]",) * n,
-            action_space="joint_position",
-            action=("joint_position[rad|m]",) * n,
-            horizon=options.horizon,
-            dt=options.dt,
-            statistics={key: Statistics(mean=(0.0,) * n, std=(1.0,) * n) for key in ("state", "action")},
+        self.metadata = played_metadata(
+            f"scripted:{path.stem}", file_digest(path), robot, options.cameras, options.horizon, options.dt
         )
 
     def reset(self) -> None:
