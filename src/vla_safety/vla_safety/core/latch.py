@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -36,7 +37,8 @@ class LatchFile:
 
     def keep(self, finding: Finding) -> None:
         try:
-            _write_through(self.path, {"reason": finding.reason, "subject": finding.subject})
+            numbers = {"value": finding.value, "limit": finding.limit}
+            _write_through(self.path, {"reason": finding.reason, "subject": finding.subject, **numbers})
             self.error = ""
         except OSError as error:
             self.error = str(error)
@@ -56,11 +58,12 @@ class LatchFile:
         try:
             content = json.loads(self.path.read_text())
             reason, subject = str(content["reason"]), str(content["subject"])
+            numbers = float(content["value"]), float(content["limit"])
         except (OSError, ValueError, KeyError, TypeError):
-            reason, subject = "estop", "an earlier run (unreadable latch)"
+            return Finding("estop", "an earlier run (unreadable latch)")
         if reason.partition(":")[0] not in REASONS:
             reason = "estop"
-        return Finding(reason, subject)
+        return Finding(reason, subject, *numbers)
 
 
 class CarriedFile:
@@ -95,7 +98,7 @@ class CarriedFile:
             ) from error
 
 
-def _write_through(path: Path, content: dict[str, str | bool]) -> None:
+def _write_through(path: Path, content: Mapping[str, str | bool | float]) -> None:
     """All of it or nothing, and on the disk when it returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")

@@ -7,6 +7,8 @@ that came closest shape the distribution of the next. Each attack ends with the 
 more, and the robot must come to rest in its fence by what it has already got.
 """
 
+import json
+import sys
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -218,3 +220,7 @@ class _Attack:
 
     def _violated(self, what: str) -> None:
         self.tally.violated(what, self.again)
+
+
+if __name__ == "__main__":  # an adversary once more, from its first generation on: SEED ADVERSARY GENERATIONS
+    print(json.dumps(run_generations(*map(int, sys.argv[1:4])).record(), indent=1))

@@ -24,9 +24,11 @@ from typing import Any
 import vla_safety
 from vla_bringup.files import share
 from vla_safety.proof.tally import Tally
+from vla_system_tests.campaign import mutation
 from vla_system_tests.campaign.mutation import Mutant, Source
 from vla_system_tests.campaign.state import Keeper, Progress
 
+TABLES = ("modes", "ways")  # modules whose table is what they do
 TEXTS = ("reasons",)  # modules that hold nothing else
 LEFT_OUT = ("test_node*.py", "test_docs.py", "test_invariants.py")  # need ROS, or judge documents and names
 # s of tests that one mutant is given at most; what is not run then cannot kill, so the result is a lower bound.
@@ -169,16 +171,17 @@ def run_mutants(
     package = copy_package(folder / "mutants")
     baseline = _known_baseline(package, folder / "mutants-baseline.json")
     records = {name: _record(kept) for name, kept in progress.memory.get("modules", {}).items()}
+    operators = Path(mutation.__file__).read_bytes()  # a record holds numbers of mutants, which depend on them
     sources: dict[str, Source] = {}
     work: list[tuple[str, int]] = []
     for path in sorted((package / "vla_safety" / "core").glob("*.py")):
         module = path.stem
         if module in TEXTS or (only and module not in only):
             continue
-        source = sources[module] = Source(path)
+        source = sources[module] = Source(path, everywhere=module in TABLES)
         if not len(source):
             continue
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(path.read_bytes() + operators).hexdigest()
         if module not in records or records[module].source != digest:
             records[module] = Record(digest, len(source))
         record = records[module]

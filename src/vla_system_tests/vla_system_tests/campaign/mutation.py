@@ -13,6 +13,9 @@ _SKIPPED = (
 )  # fmt: skip
 
 
+_UNSEEN = ("strict", "out")
+
+
 @dataclass(frozen=True)
 class Mutant:
     """One change.
@@ -40,13 +43,15 @@ class _Sites(cst.CSTVisitor):
 
     METADATA_DEPENDENCIES = (PositionProvider,)
 
-    def __init__(self) -> None:
+    def __init__(self, everywhere: bool) -> None:
         self.found: list[tuple[cst.CSTNode, cst.CSTNode, int, str]] = []
         self._functions: list[str] = []
-        self._inside = 0  # how many functions deep: like mutmut, nothing is changed outside of their bodies
+        self._inside = int(everywhere)  # how many functions deep: like mutmut, nothing is changed outside of them
 
     def on_visit(self, node: cst.CSTNode) -> bool:
-        if isinstance(node, _SKIPPED) or _is_docstring(node) or _is_protocol(node):
+        if isinstance(node, _SKIPPED) or _is_docstring(node) or _is_declaration(node):
+            return False
+        if isinstance(node, cst.Arg) and node.keyword is not None and node.keyword.value in _UNSEEN:
             return False
         if isinstance(node, cst.FunctionDef | cst.ClassDef):
             self._functions.append(node.name.value)
@@ -55,26 +60,32 @@ class _Sites(cst.CSTVisitor):
         for kind, operator in mutation_operators if self._inside else ():
             if isinstance(node, kind):
                 for number, changed in enumerate(operator(node)):
+                    if isinstance(node, cst.Call) and isinstance(changed, cst.Call) and _silent(node, changed):
+                        continue
                     if operator.__name__ == "operator_string" and number:
                         break  # the other spellings of a string add nothing
                     self.found.append((node, changed, line, ".".join(self._functions) or "module"))
         return True
 
     def on_leave(self, original_node: cst.CSTNode) -> None:
-        skipped = isinstance(original_node, _SKIPPED) or _is_protocol(original_node)
+        skipped = isinstance(original_node, _SKIPPED) or _is_declaration(original_node)
         if isinstance(original_node, cst.FunctionDef | cst.ClassDef) and not skipped:
             self._functions.pop()
             self._inside -= isinstance(original_node, cst.FunctionDef)
 
 
 class Source:
-    """A file and the places where it can be changed. Programs are made one by one, when they are asked for."""
+    """A file and the places where it can be changed. Programs are made one by one, when they are asked for.
 
-    def __init__(self, path: Path):
+    Args:
+        everywhere: also outside of functions, for a module that is a table.
+    """
+
+    def __init__(self, path: Path, everywhere: bool = False):
         self._path = path
         self._text = path.read_text()
         self._wrapper = MetadataWrapper(cst.parse_module(self._text))
-        sites = _Sites()
+        sites = _Sites(everywhere)
         self._wrapper.visit(sites)
         self._sites = sites.found
 
@@ -105,10 +116,18 @@ def _changed(old: list[str], new: list[str]) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
+def _silent(call: cst.Call, changed: cst.Call) -> bool:
+    """Whether only arguments differ that no result depends on: zip's check of lengths, and where a result is stored."""
+    kept = list(changed.args)
+    lost = [arg for arg in call.args if not any(arg is other for other in kept)]
+    return bool(lost) and all(arg.keyword is not None and arg.keyword.value in _UNSEEN for arg in lost)
+
+
 def _is_docstring(node: cst.CSTNode) -> bool:
     return isinstance(node, cst.Expr) and isinstance(node.value, cst.SimpleString | cst.ConcatenatedString)
 
 
-def _is_protocol(node: cst.CSTNode) -> bool:
+def _is_declaration(node: cst.CSTNode) -> bool:
+    """Also an Enum, whose members are compared by identity: what their values are does not matter."""
     bases = node.bases if isinstance(node, cst.ClassDef) else ()
-    return any(isinstance(base.value, cst.Name) and base.value.value == "Protocol" for base in bases)
+    return any(isinstance(base.value, cst.Name) and base.value.value in ("Protocol", "Enum") for base in bases)

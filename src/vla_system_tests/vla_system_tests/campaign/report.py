@@ -185,8 +185,9 @@ def _mutants(p: Progress) -> list[str]:
     lines = [
         f"{good} of {total} mutants killed: {good / max(1, total):.1%}, 95 % interval {low:.1%} to {high:.1%}; in the "
         f"modules of the named checks {named_good} of {named_total}. The operators are mutmut's, applied as there to "
-        "the bodies of functions; `reasons` is left out, it is a table of texts that the documentation test compares "
-        "whole. Where fewer were run than there are, they were drawn at random with the seed, without repetition; "
+        "the bodies of functions (of `modes` and `ways` also to their tables); `reasons` is left out, it is a table of "
+        "texts that the documentation test compares whole. Where fewer were run than there are, they were drawn at "
+        "random with the seed, without repetition; "
         "intervals are Clopper-Pearson's for the share that would be killed. A mutant is given only to the tests that "
         "execute its line, within 12 s of tests, so the shares are lower bounds.",
         "",
