@@ -14,7 +14,7 @@ from vla_safety.core.reasons import REASONS
 # Reasons whose number may be NaN: it is what was found, or there is none.
 NUMBERLESS = {
     "state_invalid", "not_finite", "times", "start_jump", "stop_failed", "advice",
-    "joint_velocity", "joint_acceleration", "joint_jerk",
+    "joint_position", "joint_velocity", "joint_acceleration", "joint_jerk",
 }  # fmt: skip
 NAMELESS = {"authority", "joint_names"}  # a source, a joint without a name
 _made = Finding.__init__

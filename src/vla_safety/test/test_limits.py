@@ -207,3 +207,10 @@ def test_bounds_of_several_motions_are_those_of_each():
         alone = extent_of(motion)
         for name in ("lowest", "highest", "speed", "acceleration", "jerk"):
             assert np.array_equal(getattr(together, name), getattr(alone, name))
+
+
+def test_i21_a_position_that_is_not_a_number_is_the_worst_of_all():
+    single = still(HOME, 1)
+    single.positions[0, 2], single.positions[0, 5] = LIMITS.max_position[2] + 0.1, np.nan
+    finding = check_envelope(single, extent_of(single), LIMITS)[1]
+    assert finding.subject == LIMITS.names[5] and np.isnan(finding.value)

@@ -70,6 +70,7 @@ def _kill(session: Session, watcher: Watcher, fence: Fence, seed: int, number: i
     watcher.pass_time(chance.uniform(0.0, 2.0))
     watcher.wait_moving(60.0)  # at the turning points of the swing it rests for a moment
 
+    assert watcher.commands, "the arm moves, but no command was heard: the watcher is deaf"
     speed = watcher.speed
     for victim in victims:
         os.kill(runner.pid(victim), how)
