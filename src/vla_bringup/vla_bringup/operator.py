@@ -196,6 +196,12 @@ class Operator:
         return MODES.get(self.state.mode, str(self.state.mode)) if self.state else "unknown"
 
     @property
+    def mode_and_reason(self) -> str:
+        """The filter's mode, and what put it there if it says so: "ESTOP (tracking_error)"."""
+        reason = self.state.reason if self.state else ""
+        return f"{self.mode} ({reason})" if reason else self.mode
+
+    @property
     def policy_state(self) -> str:
         """The policy node's state."""
         return POLICY_STATES.get(self.status.state, str(self.status.state)) if self.status else "unknown"

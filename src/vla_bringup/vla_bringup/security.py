@@ -90,6 +90,7 @@ def enclaves(robot: Robot, *, simulator: bool = False) -> tuple[Enclave, ...]:
             subscribes=(
                 joints, *wrench, "/robot_description", "/vla_policy/chunk", "/vla_safety/override",
                 "/vla_safety/planner", "/vla_safety/deadman", "/vla_safety/estop_input", "/monitored_planning_scene",
+                f"{command.rpartition('/')[0]}/follow_joint_trajectory/_action/status",
             ),
             serves=filter_services,
             calls=("/controller_manager/switch_controller", "/get_planning_scene"),

@@ -156,7 +156,9 @@ class Session:
         operator = self.operator
         self._insist("arm")
         operator.wait(
-            lambda: operator.mode in ("ARMED", "HOLD"), ARM_TIMEOUT, lambda: f"vla_safety is {operator.mode}, not ARMED"
+            lambda: operator.mode in ("ARMED", "HOLD"),
+            ARM_TIMEOUT,
+            lambda: f"vla_safety is {operator.mode_and_reason}, not ARMED",
         )
 
     def _insist(self, name: str) -> None:
@@ -217,7 +219,8 @@ class Session:
             elif time.monotonic() - since > STALL_TIMEOUT:
                 raise NotReady(
                     f"simulated time stands at {now:.2f} s: vla_sim did not go on within {STALL_TIMEOUT:g} s; "
-                    f"in lockstep it waits for vla_safety ({operator.mode}) and vla_policy ({operator.policy_state})"
+                    f"in lockstep it waits for vla_safety, which is {operator.mode_and_reason}, and for vla_policy, "
+                    f"which is {operator.policy_state}"
                 )
             try:
                 operator.wait(lambda: task.done, 0.2, lambda: "")

@@ -72,7 +72,7 @@ def test_i13_with_one_sample_the_first_counts():
 
 
 def test_what_is_felt_is_known_without_weight_and_offset():
-    monitor = ContactMonitor(LIMITS)
+    monitor = ContactMonitor(LIMITS.model_copy(update={"max_offset": 0.7}))
     assert math.isnan(monitor.force)
     feel(monitor, (3.0, 4.0, 0.0), (1.0, 0.0, 0.0))
     assert monitor.force == 5.0, "torque is no force"
@@ -84,6 +84,21 @@ def test_what_is_felt_is_known_without_weight_and_offset():
     feel(monitor, (30.0, 0.0, 0.0))
     monitor.zero()
     assert monitor.force > 13.0, "a contact is not taken for an offset"
+
+
+@pytest.mark.parametrize("part", [0.1, 0.2, 1.0])
+def test_i13_what_is_pushed_at_arming_is_no_offset_beyond_its_part_of_the_limits(part):
+    limits = LIMITS.model_copy(update={"max_offset": part})
+    for axis, most in enumerate((limits.max_force, limits.max_torque)):
+        for push, taken in ((0.99 * part * most, True), (min(1.01 * part, 1.0) * most, part == 1.0)):
+            monitor = ContactMonitor(limits)
+            wrench = [(0.0, 0.0, 0.0), (0.0, 0.0, 0.0)]
+            wrench[axis] = (push, 0.0, 0.0)
+            feel(monitor, *wrench)
+            monitor.zero()
+            wrench[axis] = (1.01 * most, 0.0, 0.0)
+            found = twice(monitor, *wrench)
+            assert (found is None) == taken, (axis, push)
 
 
 def test_an_offset_before_the_first_reading_is_none():

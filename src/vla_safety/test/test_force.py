@@ -170,11 +170,11 @@ def test_an_arm_does_not_let_go_blindly():
 
 def test_the_offset_is_taken_at_arming_but_a_contact_is_not():
     monitor = ContactMonitor(contact_limits())
-    monitor.receive((0, 0, 20), (0, 0, 0), at(0))
+    monitor.receive((0, 0, 5), (0, 0, 0), at(0))
     monitor.zero()
     assert monitor.force == 0
     for k in (1, 2):
-        finding = monitor.receive((0, 0, 45), (0, 0, 0), at(k))
+        finding = monitor.receive((0, 0, 34), (0, 0, 0), at(k))
     assert finding is None
     for k in (3, 4):
         finding = monitor.receive((0, 0, 60), (0, 0, 0), at(k))
@@ -226,7 +226,7 @@ def test_a_tools_weight_is_taken_out_in_every_posture(tmp_path):
     heavy = weight_of(parts, Setup(tool="hammer"))
     turned = HOME + [0, 0, 0, 0, 0, 1.5, 0, 0]
     readings = {k: heavy.wrench(q) + [1, 2, -1, 0.1, 0, 0] for k, q in enumerate((HOME, turned))}
-    unaware = ContactMonitor(parts.config.contact.model_copy(update={"weighs": "nothing"}))
+    unaware = ContactMonitor(parts.config.contact.model_copy(update={"weighs": "nothing", "max_offset": 1.0}))
     monitor.carry(heavy)
     for k, q in enumerate((HOME, turned)):
         monitor.pose(q)

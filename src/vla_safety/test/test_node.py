@@ -54,7 +54,7 @@ class Bench:
         self.curve = None
         node.create_subscription(SafetyState, "/vla_safety/state", self._on_state, LATCHED)
         node.create_subscription(SafetyDecision, "/vla_safety/decision", self.decisions.append, EVENT)
-        node.create_subscription(JointTrajectory, ROBOT.controller.topic, self._on_command, COMMAND)
+        self.controller = node.create_subscription(JointTrajectory, ROBOT.controller.topic, self._on_command, COMMAND)
         self.chunks = node.create_publisher(ActionChunk, "/vla_policy/chunk", COMMAND)
         self.button = node.create_publisher(Bool, "/vla_safety/estop_input", COMMAND)
         self.joints = node.create_publisher(JointState, ROBOT.joint_states.topic, SENSOR)

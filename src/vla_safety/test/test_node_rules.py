@@ -1,17 +1,21 @@
 """R18, I12: the rules cannot be loosened while the robot is armed, and who tries it is named. With the real node."""
 
 import pytest
-from rig import HOME
+from rig import HOME, ROBOT
 
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("vla_msgs.msg")
 
+from action_msgs.msg import GoalStatus, GoalStatusArray  # noqa: E402
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
+from rclpy.qos import qos_profile_action_status_default  # noqa: E402
 from test_node import Bench  # noqa: E402
+from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 from vla_msgs.msg import SafetyDecision, SafetyState  # noqa: E402
 
 from vla_node_base.domains import free_domain  # noqa: E402
+from vla_node_base.qos import COMMAND  # noqa: E402
 
 
 @pytest.fixture
@@ -62,6 +66,44 @@ def test_r18_a_zone_switched_off_while_moving_stops_and_changes_nothing(bench):
     bench.until(lambda: any(d.sequence == 9 for d in bench.decisions), "a decision")
     judged = next(d for d in bench.decisions if d.sequence == 9)
     assert judged.verdict >= SafetyDecision.TRIMMED, "the zone that was taken out of the file is still in force"
+
+
+def test_i12_a_goal_for_the_controllers_action_stops_and_is_named(bench):
+    """MoveIt and others send goals to the same controller: their status says so."""
+    topic = f"{ROBOT.controller.topic.rpartition('/')[0]}/follow_joint_trajectory/_action/status"
+    status = bench.node.create_publisher(GoalStatusArray, topic, qos_profile_action_status_default)
+
+    def goals(state):
+        status.publish(GoalStatusArray(status_list=[GoalStatus(status=state)]))
+
+    bench.mode(SafetyState.DISARMED)
+    bench.until(status.get_subscription_count, "discovery")
+    goals(GoalStatus.STATUS_EXECUTING)
+    bench.until(lambda: "1 goal of follow_joint_trajectory" in bench.call("arm").message, "the refusal")
+    assert bench.state.mode == SafetyState.DISARMED, "while disarmed others may move it"
+    goals(GoalStatus.STATUS_SUCCEEDED)
+    bench.arm()
+    bench.mode(SafetyState.ARMED)
+    goals(GoalStatus.STATUS_ACCEPTED)
+    bench.mode(SafetyState.ESTOP)
+    assert bench.state.reason == "bypass" and not bench.call("reset").success
+    bench.node.destroy_publisher(status)  # a controller that is gone has no goals
+    bench.until(lambda: bench.call("reset").success, "reset")
+
+
+def test_nobody_arms_while_no_controller_listens(bench):
+    """The first commands would be lost. Tools that listen are no controllers, and no more is the policy."""
+    bench.mode(SafetyState.DISARMED)
+    onlookers = [rclpy.create_node(name) for name in ("vla_policy", "_ros2cli_1")]
+    for node in onlookers:
+        node.create_subscription(JointTrajectory, ROBOT.controller.topic, lambda _: None, COMMAND)
+    bench.arm()  # the bench plays the controller
+    assert bench.call("disarm").success
+    bench.node.destroy_subscription(bench.controller)
+    bench.until(lambda: "no controller listens" in bench.call("arm").message, "the refusal")
+    assert bench.state.mode == SafetyState.DISARMED
+    for node in onlookers:
+        node.destroy_node()
 
 
 def test_r18_i12_a_parameter_set_while_armed_is_refused_and_stops(bench):

@@ -106,6 +106,33 @@ def test_i20_in_contact_it_goes_back_while_the_touch_is_still_reported():
     ready(rig)
 
 
+@pytest.mark.parametrize("reason", ["contact_force", "contact_torque", "external_torque"])
+def test_i20_a_way_back_that_presses_harder_ends(reason):
+    """A touch that ends becomes softer: it must not become harder than it was at its softest, not even bit by bit."""
+    rig = travelled(0.6)
+    stop(rig, Finding(reason, "wrench", 80.0, 50.0))
+    assert confirm(rig).success
+    for value in (80.0, 92.0, 70.0, 60.0, 72.0):
+        rig.run(STEP)
+        rig.filter.report("cause", Finding(reason, "wrench", value, 50.0), rig.instant)
+        assert confirm(rig).success, "going on"
+    rig.run(STEP)
+    rig.filter.report("cause", Finding(reason, "wrench", 73.0, 50.0), rig.instant)
+    rig.run(0.1)
+    last = rig.decisions[-1]
+    assert (last.source, last.finding.reason, last.finding.value) == ("retreat", "retreat_pressed", 1.46)
+    for _ in range(5):
+        answer = confirm(rig)
+        rig.run(STEP)
+    assert "still held" in answer.message
+    rig.run(1.0)  # let go
+    assert not rig.controller.state[1:].any()
+    assert confirm(rig).success, "a person may try again"
+    rig.run(0.4)
+    assert rig.decisions[-1].finding.reason == "retreat_pressed", "but from as soft as it was"
+    check_envelope(rig.controller)
+
+
 def test_i20_a_robot_that_was_pushed_off_its_path_goes_back_to_it():
     rig = travelled(0.6)
     rig.measured_offset[0] = 0.08  # above the tracking tolerance: an obstacle holds it
@@ -172,6 +199,27 @@ def test_i20_a_way_back_that_would_go_deeper_ends_before_it():
     # The way out of a zone that is not there in truth: correct the file, reload it.
     rig.filter.reconfigure(make_verifier(PARTS, Setup()), rig.instant, finding=Finding("disarmed"), setup=Setup())
     ready(rig)
+
+
+def test_i20_out_of_one_zone_is_no_way_into_another():
+    """What it is led out of is allowed for that zone only: a second one near the same link keeps its margin."""
+    rig = travelled(1.0)
+    stop(rig)
+    first = ZoneSpec(name="first", kind="keep_out", box=Box(center=tuple(hand(AWAY) + ahead() * 0.15), size=(0.3,) * 3))
+    back = tuple(hand(HOME + (AWAY - HOME) * 0.5))
+    second = ZoneSpec(name="second", kind="keep_out", box=Box(center=back, size=(0.05,) * 3))
+    setup, alone = Setup(obstacles=(first, second)), make_verifier(PARTS, Setup(obstacles=(second,)))
+    begin = rig.controller.state[0].copy()
+    both = make_verifier(PARTS, setup)
+    assert both.distances(begin).min() < -0.05 and alone.distances(begin).min() > both.margins.min()
+    assert rig.filter.reconfigure(both, rig.instant, finding=Finding("obstacles"), setup=setup).success
+    for _ in range(40):
+        confirm(rig)
+        rig.run(STEP)
+    since = rig.controller.trace.arrays()[1]
+    ahead_of_second = [alone.distances(place).min() for place in since[-8000::20]]
+    assert min(ahead_of_second) >= 0, "the second zone was entered on the way out of the first"
+    assert np.abs(rig.controller.state[0] - begin).max() > 0.05, "and yet it was led back as far as that"
 
 
 def test_i20_beyond_a_joint_limit_it_goes_back_and_no_further_out():

@@ -138,15 +138,15 @@ def limits(**options):
 def test_i13_contact_stops_within_two_samples():
     monitor = ContactMonitor(limits())
     now = Instant(START, START)
-    assert monitor.receive((0, 0, 7), (0, 0, 0), now) is None
-    monitor.zero()  # the tool weighs 7 N
-    assert monitor.receive((0, 0, 36), (0, 0, 0), now) is None
-    assert monitor.receive((0, 0, 38), (0, 0, 0), now) is None
-    finding = monitor.receive((0, 0, 38), (0, 0, 0), now)
+    assert monitor.receive((0, 0, 6), (0, 0, 0), now) is None
+    monitor.zero()  # the sensor is off by 6 N
+    assert monitor.receive((0, 0, 35), (0, 0, 0), now) is None
+    assert monitor.receive((0, 0, 37), (0, 0, 0), now) is None
+    finding = monitor.receive((0, 0, 37), (0, 0, 0), now)
     assert (finding.reason, finding.value, finding.limit) == ("contact_force", 31, 30)
-    assert monitor.receive((0, 0, 7), (0, 0, 0), now) is None
-    assert monitor.receive((0, 0, 7), (4, 4, 0), now) is None
-    assert monitor.receive((0, 0, 7), (4, 4, 0), now).reason == "contact_torque"
+    assert monitor.receive((0, 0, 6), (0, 0, 0), now) is None
+    assert monitor.receive((0, 0, 6), (4, 4, 0), now) is None
+    assert monitor.receive((0, 0, 6), (4, 4, 0), now).reason == "contact_torque"
 
 
 def test_i06_a_silent_or_broken_force_sensor_is_noticed():

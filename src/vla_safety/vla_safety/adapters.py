@@ -49,6 +49,14 @@ class Host(Protocol):
 
     def get_logger(self) -> Any: ...
 
+    def get_name(self) -> str: ...
+
+    def get_namespace(self) -> str: ...
+
+    def get_publishers_info_by_topic(self, topic_name: str) -> Any: ...
+
+    def get_subscriptions_info_by_topic(self, topic_name: str) -> Any: ...
+
     def guarded(self, callback: Callable[..., Any]) -> Callable[..., Any]: ...
 
     def instant(self) -> Instant:
@@ -60,7 +68,8 @@ class Host(Protocol):
         ...
 
     def tell(self, cause: str, finding: Finding | None, now: Instant) -> None:
-        """Reports a cause to the filter when it appears or goes; a finding stops and latches."""
+        """Reports a cause to the filter when it appears or goes, or when a touch has become harder; a finding stops and
+        latches."""
         ...
 
     def reconfigure(self, finding: Finding, **changes: Any) -> Answer:
@@ -91,8 +100,12 @@ class Adapter:
     def check(self, now: Instant) -> None:
         """Called in each cycle, before the filter's."""
 
-    def arming(self) -> None:
-        """The robot is at rest and about to be armed."""
+    def look(self, now: Instant) -> None:
+        """Called twice a second, for what takes longer."""
+
+    def arming(self) -> Finding | None:
+        """The robot is at rest and about to be armed. A finding refuses."""
+        return None
 
     def diagnostics(self) -> dict[str, object]:
         """More values for /diagnostics."""

@@ -68,10 +68,11 @@ class Forces(Adapter):
         if self._torque is not None:
             self.host.tell("effort", self._torque.check(now), now)
 
-    def arming(self) -> None:
+    def arming(self) -> Finding | None:
         for monitor in (self._contact, self._torque):
             if monitor is not None:
                 monitor.zero()
+        return None
 
     def diagnostics(self) -> dict[str, object]:
         values: dict[str, object] = {}

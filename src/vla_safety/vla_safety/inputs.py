@@ -2,7 +2,6 @@
 
 import math
 
-from rclpy.node import Node
 from std_msgs.msg import Bool
 
 from vla_node_base.qos import COMMAND
@@ -10,17 +9,6 @@ from vla_safety.adapters import Adapter, Host
 from vla_safety.building import Parts
 from vla_safety.core.findings import Finding
 from vla_safety.core.watchdogs import Instant
-
-
-def other_publisher(node: Node, topic: str) -> str | None:
-    """The full name of a node that publishes on `topic` beside `node`; None: nobody does."""
-    publishers = [
-        f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in node.get_publishers_info_by_topic(topic)
-    ]
-    own = f"{node.get_namespace().rstrip('/')}/{node.get_name()}"
-    if own in publishers:
-        publishers.remove(own)
-    return publishers[0] if publishers else None
 
 
 class EstopInput(Adapter):

@@ -20,7 +20,6 @@ from vla_safety.core.findings import Finding
 from vla_safety.core.modes import ENABLED
 from vla_safety.core.watchdogs import Instant
 
-_PERIOD_NS = 500_000_000  # between two looks at the files
 _CAUSE = "rules_changed"
 
 
@@ -33,24 +32,30 @@ class Integrity(Adapter):
 
     def __init__(self, host: Host, files: Mapping[str, Path]):
         super().__init__(host)
-        self._files = dict(files)
+        self._fixed = dict(files)
+        self._files: dict[str, Path] = {}
         self._known: dict[str, str] = {}
-        self._looked_ns = 0
+        self._marks: dict[str, tuple[int, ...]] = {}
         if isinstance(host, Node):
             host.add_pre_set_parameters_callback(lambda given: host.guarded(self._on_parameters)(given) or given)
 
     def rebuilt(self, parts: Parts) -> None:
+        self._files = self._fixed | {f"mesh {path.name}": path for path in parts.config.mesh_files}
+        self._marks = {name: _mark(path) for name, path in self._files.items()}
         self._known = {name: _digest(path) for name, path in self._files.items()}
 
-    def check(self, now: Instant) -> None:
-        if 0 <= now.watch_ns - self._looked_ns < _PERIOD_NS:
+    def look(self, now: Instant) -> None:
+        # A file is read only when its marks say that somebody wrote: reading takes longer than a cycle may.
+        marks = {name: _mark(path) for name, path in self._files.items()}
+        touched = [name for name, mark in marks.items() if mark != self._marks[name]]
+        if not touched or not self._armed:
             return
-        self._looked_ns = now.watch_ns
-        found = {name: _digest(path) for name, path in self._files.items()}
-        changed = [name for name, digest in found.items() if digest != self._known.get(name)]
-        if changed and self._armed:
+        self._marks = marks
+        found = {name: _digest(self._files[name]) for name in touched}
+        changed = [name for name, digest in found.items() if digest != self._known[name]]
+        self._known.update(found)  # told once; what the filter judges by is still what it has read
+        if changed:
             self._stop(f"{changed[0]} ({self._files[changed[0]].name})", now)
-            self._known = found  # told once; what the filter judges by is still what it has read
 
     def _on_parameters(self, parameters: list[Parameter]) -> list[Parameter]:
         if parameters and self._armed:
@@ -84,6 +89,15 @@ def rule_files(robot: Robot, safety: str) -> dict[str, Path]:
         except VlaError:
             continue  # e.g. a URDF that comes by topic; what cannot be resolved is refused elsewhere
     return found
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written or replaced; empty when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
 
 
 def _digest(path: Path) -> str:

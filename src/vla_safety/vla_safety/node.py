@@ -23,6 +23,7 @@ from vla_node_base.node import VlaNode, run
 from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
 from vla_safety.adapters import Adapter
 from vla_safety.building import Parts, assemble, carrying_as_before, make_verifier, read_parts
+from vla_safety.controller import Controller
 from vla_safety.core.audit import AuditLog
 from vla_safety.core.filter import SafetyFilter
 from vla_safety.core.findings import Finding, Verdict
@@ -32,9 +33,10 @@ from vla_safety.core.records import Answer
 from vla_safety.core.validation import Proposal
 from vla_safety.core.wakefulness import Wakefulness
 from vla_safety.core.watchdogs import Instant
+from vla_safety.core.ways import TOUCHES
 from vla_safety.escalation import ControllerSwitch, switch_type
 from vla_safety.force import Forces
-from vla_safety.inputs import EstopInput, other_publisher
+from vla_safety.inputs import EstopInput
 from vla_safety.integrity import Integrity, rule_files
 from vla_safety.messages import decision_msg, motion_msg, proposal_from_chunk
 from vla_safety.parameters import Parameters
@@ -48,6 +50,7 @@ _STATE_PERIOD = 0.1  # s
 _SLOW_PERIOD = 0.5
 _REPORT_PERIOD = 1.0
 _LOOK_PERIOD = 0.02  # on the steady clock, under simulated time
+_HARDER = 0.1  # of its limit, by which a touch has become harder
 _LONGEST_SLEEP, _LONGEST_SLEEP_IN_LOCKSTEP = 0.1, 2.0  # in lockstep the simulator's clock waits for the filter
 
 
@@ -101,6 +104,7 @@ class SafetyNode(VlaNode):
         self._hardware_stop = self.create_publisher(Bool, "~/hardware_stop", LATCHED)
         self._hardware_stop.publish(Bool(data=False))
         self._adapters = [
+            *([] if params.shadow else [Controller(self, robot)]),
             EstopInput(self),
             Forces(self, robot, self._carried),
             Sources(self),
@@ -247,8 +251,15 @@ class SafetyNode(VlaNode):
         return self._wakefulness.draining
 
     def tell(self, cause: str, finding: Finding | None, now: Instant) -> None:
-        """Reports a cause to the filter when it appears or goes."""
-        if self._filter is None or (finding is None) == (cause not in self._told):
+        """Reports a cause to the filter when it appears or goes, or when a touch has become harder."""
+        told = self._told.get(cause)
+        harder = (
+            finding is not None
+            and told is not None
+            and finding.reason in TOUCHES
+            and finding.share > told.share + _HARDER
+        )
+        if self._filter is None or ((finding is None) == (told is None) and not harder):
             return
         if finding is None:
             del self._told[cause]
@@ -289,10 +300,9 @@ class SafetyNode(VlaNode):
         self._views.cycles += 1
 
     def _look_around(self) -> None:
-        """Whether somebody else publishes on the controller's topic; and markers."""
-        if not self.params.shadow:
-            rogue = other_publisher(self, self._robot.controller.topic)
-            self.tell("bypass", None if rogue is None else Finding("bypass", rogue), self.instant())
+        """What need not be looked at in each cycle; and markers."""
+        for adapter in self._adapters:
+            adapter.look(self.instant())
         assert self._safety is not None
         self._views.publish_markers(self._safety)
 
@@ -315,7 +325,9 @@ class SafetyNode(VlaNode):
         assert self._filter is not None and self._safety is not None
         if self._safety.mode == Mode.DISARMED:
             for adapter in self._adapters:
-                adapter.arming()
+                finding = adapter.arming()
+                if finding is not None:
+                    return Answer(False, f"{finding.sentence}; {finding.remedy}")
         return self._filter.arm(now)
 
     def _disarm(self, now: Instant) -> Answer:

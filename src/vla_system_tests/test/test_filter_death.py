@@ -83,7 +83,7 @@ def test_r10_a_silent_policy_ends_at_rest(start, fence, chance):
     driver.running = False
     silent = watcher.now_ns
     session.operator.wait(
-        lambda: session.operator.mode == "HOLD", 20.0, lambda: f"the filter is {session.operator.mode}"
+        lambda: session.operator.mode == "HOLD", 20.0, lambda: f"the filter is {session.operator.mode_and_reason}"
     )
     watcher.pass_time(0.5)
     rest = watcher.rest_after(silent)

@@ -133,7 +133,9 @@ class Watcher:
     def wait_moving(self, timeout: float = 20.0) -> None:
         """Blocks until the arm moves."""
         self._operator.wait(
-            lambda: self.speed > MOVING, timeout, lambda: f"the arm does not move ({self._operator.mode})"
+            lambda: self.speed > MOVING,
+            timeout,
+            lambda: f"the arm does not move; the filter is {self._operator.mode_and_reason}",
         )
 
     def pass_time(self, duration: float) -> None:

@@ -101,7 +101,7 @@ def send_instruction(instruction: str, timeout: float, robot: str, domain: int |
                 while not task.done:
                     if task.feedback.phase != phase:
                         phase = task.feedback.phase
-                        console.say(f"{phase} (filter {operator.mode})")
+                        console.say(f"{phase} (filter {operator.mode_and_reason})")
                     try:
                         operator.wait(lambda: task.done, 0.5, lambda: "")
                     except NotReady:

@@ -63,7 +63,7 @@ def facts(operator: Operator, task: Task, instruction: str) -> dict[str, str]:
             if status
             else "-"
         ),
-        "mode": f"{operator.mode}{f' ({state.reason})' if state and state.reason else ''}",
+        "mode": operator.mode_and_reason,
         "verdicts": verdicts or "none yet",
         "clearance": f"{_number(state.zone_clearance * 1e3, 'mm', 0)} to zones" if state else "-",
         "tracking": _number(state.tracking_error * 1e3, "mrad", 1) if state else "-",

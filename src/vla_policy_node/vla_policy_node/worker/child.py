@@ -10,7 +10,7 @@ import ctypes
 import importlib.util
 import mmap
 import os
-import queue
+import select
 import signal
 import socket
 import sys
@@ -73,13 +73,11 @@ class _Worker:
         self._memory = mmap.mmap(memory, size, prot=mmap.PROT_READ) if size else None
         self._backend: Any = None
         self._kinematics: Any = None
-        self._requests: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def serve(self) -> None:
-        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._end_with_node, daemon=True).start()
         answers = {"load": self._load, "infer": self._infer, "reset": self._reset}
-        while True:
-            request = self._requests.get()
+        while (request := self._wire.receive(self._connection)) is not None:
             try:
                 answer = answers[request["do"]](request)
             except Exception as error:
@@ -87,14 +85,14 @@ class _Worker:
                 text = str(error) if known else f"{type(error).__name__}: {error}"
                 answer = {"error": text, "trace": "" if known else traceback.format_exc()}
             self._wire.send(self._connection, {**answer, "id": request["id"]})
+        os._exit(0)
 
-    def _read(self) -> None:
+    def _end_with_node(self) -> None:
         """Ends the process when the node closes the socket, also in the middle of an inference."""
-        try:
-            while (request := self._wire.receive(self._connection)) is not None:
-                self._requests.put(request)
-        finally:
-            os._exit(0)
+        closed = select.poll()
+        closed.register(self._connection, select.POLLRDHUP)
+        closed.poll()
+        os._exit(0)
 
     def _load(self, request: dict[str, Any]) -> dict[str, Any]:
         from pathlib import Path

@@ -1,10 +1,10 @@
 """The node's side of the worker: starts it, asks it, notices when it dies or hangs, starts it again.
 
-One thread owns process and socket; it blocks in `select` and costs nothing while it waits. Events are handed to a
-callback *on that thread*; the node passes them on to its executor.
+One thread owns the process and reads its answers; it blocks in `select` and costs nothing while it waits. Events are
+handed to a callback *on that thread*; the node passes them on to its executor. Requests leave on the caller's thread:
+handing them over first would cost every inference two changes of threads.
 """
 
-import mmap
 import os
 import select
 import shutil
@@ -15,7 +15,8 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata
 from vla_policy_node.worker import wire
 from vla_policy_node.worker.environment import package_folders, worker_environment
+from vla_policy_node.worker.images import SharedImages
 
 _LAST_LINES = 15
 
@@ -121,16 +123,12 @@ class Worker:
         self.spec = spec
         self.restarts = 0
         self._on_event = on_event
-        self._slots: dict[str, tuple[int, int, int]] = {}
-        offset = 0
-        for name, (height, width) in image_shapes.items():
-            self._slots[name] = (offset, height, width)
-            offset += height * width * 3
-        self._memory_fd = os.memfd_create("vla_observation")
-        os.ftruncate(self._memory_fd, offset)
-        self._memory = mmap.mmap(self._memory_fd, offset) if offset else None
+        self._images = SharedImages(image_shapes)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
-        self._requests: deque[dict[str, Any]] = deque()
+        self._lock = threading.Lock()  # of the next three
+        self._connection: socket.socket | None = None  # while there is a process that serves
+        self._requests: deque[dict[str, Any]] = deque()  # not sent yet
+        self._asked: deque[tuple[int, str]] = deque()  # sent: id, and what is to be done
         self._sequence = 0
         self._busy = False
         self._closed = threading.Event()
@@ -159,7 +157,7 @@ class Worker:
         """
         if self._busy:
             raise InferenceError("an inference is under way; wait for its answer")
-        images = {name: self._store(name, image) for name, image in observation.images.items()}
+        images = {name: self._images.put(name, image) for name, image in observation.images.items()}
         self._busy = True
         return self._ask(
             {
@@ -174,6 +172,16 @@ class Worker:
             }
         )
 
+    def expect(self, camera: str, image: NDArray[np.uint8]) -> None:
+        """Copies an image that the next inference will most likely hold, while others are still on their way.
+
+        Raises:
+            InferenceError: as `infer`.
+        """
+        if self._busy:
+            raise InferenceError("an inference is under way; its images must stay")
+        self._images.put(camera, image)
+
     def reset(self) -> None:
         """A new task begins; takes effect before the next inference."""
         self._ask({"do": "reset"})
@@ -185,21 +193,26 @@ class Worker:
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
 
-    def _store(self, name: str, image: NDArray[np.uint8]) -> tuple[int, int, int]:
-        if name not in self._slots or self._memory is None:
-            raise InferenceError(f"camera '{name}' was not announced; announced are {', '.join(self._slots) or 'none'}")
-        offset, height, width = self._slots[name]
-        if image.shape != (height, width, 3):
-            raise InferenceError(f"image of camera '{name}' has shape {image.shape}, expected {(height, width, 3)}")
-        place = np.frombuffer(self._memory, dtype=np.uint8, count=height * width * 3, offset=offset)
-        np.copyto(place.reshape(height, width, 3), image)
-        return offset, height, width
-
     def _ask(self, request: dict[str, Any]) -> int:
-        self._sequence += 1
-        self._requests.append({**request, "id": self._sequence})
+        with self._lock:
+            self._sequence += 1
+            self._requests.append({**request, "id": self._sequence})
+            self._send()
         os.eventfd_write(self._wake, 1)
         return self._sequence
+
+    def _send(self) -> None:
+        """Sends what waits to be sent, if there is somebody to send it to; needs the lock.
+
+        Never blocks for long: a request has less than a kilobyte, and the socket holds hundreds.
+        """
+        while self._connection is not None and self._requests:
+            request = self._requests.popleft()
+            self._asked.append((request["id"], request["do"]))
+            try:
+                wire.send(self._connection, request)
+            except OSError:
+                return  # the process has ended: who waits for its answer will notice
 
     # -- on the worker's thread
 
@@ -210,11 +223,12 @@ class Worker:
                 connection = self._spawn()
                 with connection:
                     # Whoever asked between the end of the last process and now has been told that it is down.
-                    self._requests.clear()
-                    self._busy = False
-                    self._on_event(self._load(connection))
-                    while not self._closed.is_set():
-                        failures *= not self._serve(connection)
+                    self._forget()
+                    ready = self._load(connection)
+                    with self._open(connection):
+                        self._on_event(ready)
+                        while not self._closed.is_set():
+                            failures *= not self._serve(connection)
                 return
             except Exception as error:
                 # Nothing may end this thread without a word, a mistake of ours least of all.
@@ -224,8 +238,7 @@ class Worker:
                 wait = min(self.spec.longest_backoff, self.spec.backoff * 2 ** (failures - 1))
                 reason = self._reason(error)
                 self._end()
-                self._requests.clear()
-                self._busy = False
+                self._forget()
                 if self._closed.is_set():
                     return
                 self._on_event(Down(reason, None if last else wait))
@@ -236,6 +249,24 @@ class Worker:
             finally:
                 self._end()
 
+    def _forget(self) -> None:
+        with self._lock:
+            self._requests.clear()
+            self._asked.clear()
+            self._busy = False
+
+    @contextmanager
+    def _open(self, connection: socket.socket) -> Iterator[None]:
+        """Requests go to this process meanwhile."""
+        with self._lock:
+            self._connection = connection
+            self._send()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._connection = None
+
     def _spawn(self) -> socket.socket:
         interpreter = self.spec.interpreter or sys.executable
         if shutil.which(interpreter) is None:
@@ -245,7 +276,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         environment = worker_environment(own_interpreter=not self.spec.interpreter) | dict(self.spec.environment)
         command = [interpreter, str(Path(__file__).with_name("child.py"))]
-        command += ["--socket", str(theirs.fileno()), "--memory", str(self._memory_fd), "--parent", str(os.getpid())]
+        command += ["--socket", str(theirs.fileno()), "--memory", str(self._images.fd), "--parent", str(os.getpid())]
         for name, folder in package_folders().items():
             command += ["--package", f"{name}={folder}"]
         with theirs:
@@ -253,7 +284,7 @@ class Worker:
                 command,
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                pass_fds=(theirs.fileno(), self._memory_fd),
+                pass_fds=(theirs.fileno(), self._images.fd),
                 env=environment,
             )
         self._lines: deque[str] = deque(maxlen=_LAST_LINES)
@@ -281,25 +312,24 @@ class Worker:
             raise ConfigError(f"backend '{self.spec.backend}' states malformed metadata: {error}") from error
 
     def _serve(self, connection: socket.socket) -> bool:
-        """One request, or news from the process. True: it gave an answer."""
-        waited: list[Any] = [connection, self._wake]
-        if connection in select.select(waited, [], [])[0]:
-            self._answer(connection, -1, 0.1, "waiting")  # nothing was asked: it can only have ended
+        """Answers, or news from the process. True: it gave an answer."""
+        heard = connection in select.select([connection, self._wake], [], [])[0]
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
-            return False
+            pass
+        if heard and not self._asked:
+            self._answer(connection, -1, 0.1, "waiting")  # nothing was asked: it can only have ended
         answered = False
-        while self._requests and not self._closed.is_set():
-            request = self._requests.popleft()
-            wire.send(connection, request)
-            answer = self._answer(connection, request["id"], self.spec.inference_timeout, "inference")
-            if request["do"] == "infer":
+        while self._asked and not self._closed.is_set():
+            identifier, what = self._asked.popleft()
+            answer = self._answer(connection, identifier, self.spec.inference_timeout, "inference")
+            if what == "infer":
                 self._busy = False
-                self._on_event(_event(request["id"], answer))
+                self._on_event(_event(identifier, answer))
                 answered = "error" not in answer
             elif "error" in answer:
-                raise _Failure(f"{request['do']}: {_with_trace(answer)}")
+                raise _Failure(f"{what}: {_with_trace(answer)}")
         return answered
 
     def _answer(self, connection: socket.socket, identifier: int, timeout: float, during: str) -> dict[str, Any]:

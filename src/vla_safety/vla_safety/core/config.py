@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from vla_contract.errors import ConfigError, unknown
 from vla_contract.robot import Positive, Robot, describe_errors, line_of, read_yaml, resolve_path
@@ -130,6 +130,7 @@ class ContactLimits(_Strict):
         frame: link in whose axes and at whose origin the sensor measures; needed unless it weighs nothing.
         weighs: whose weight the readings contain: `nothing` (the driver takes it out), `tool` (tool and payload of this
             file), `all` (also the URDF's links beyond the sensor). It is taken out for the orientation measured.
+        max_offset: (0, 1], part of the limits; more than that is never taken for the sensor's own offset.
     """
 
     max_force: Positive
@@ -139,6 +140,7 @@ class ContactLimits(_Strict):
     samples: Annotated[int, Field(ge=1, le=2)] = 2
     frame: str = ""
     weighs: Literal["nothing", "tool", "all"] = "nothing"
+    max_offset: Fraction = 0.2
 
     @model_validator(mode="after")
     def _framed(self) -> "ContactLimits":
@@ -165,6 +167,7 @@ class TorqueLimits(_Strict):
         gain: 1/s, of the observer: it sees 63 % of a torque after 1/gain.
         armature: kg m^2 (kg for a slide), by joint: inertia of rotors behind gears, seen from the joint.
         timeout: since the newest joint state with efforts.
+        max_offset: (0, 1], part of the limits; more than that is never taken for an error of the model.
     """
 
     limits: Annotated[dict[str, Positive], Field(min_length=1)]
@@ -173,6 +176,7 @@ class TorqueLimits(_Strict):
     armature: dict[str, NotNegative] = {}
     timeout: Positive = 0.1
     samples: Annotated[int, Field(ge=1, le=2)] = 2
+    max_offset: Fraction = 0.2
 
     @model_validator(mode="after")
     def _sourced(self) -> "TorqueLimits":
@@ -232,6 +236,12 @@ class SafetyConfig(_Strict):
     proposals: Proposals = Proposals()
     watchdogs: Watchdogs = Watchdogs()
     retreat: RetreatSettings = RetreatSettings()
+    _mesh_files: tuple[Path, ...] = PrivateAttr(())
+
+    @property
+    def mesh_files(self) -> tuple[Path, ...]:
+        """Those that zones were read from."""
+        return self._mesh_files
 
 
 def load_safety(path: str | Path, robot: Robot) -> SafetyConfig:
@@ -261,7 +271,10 @@ def load_safety(path: str | Path, robot: Robot) -> SafetyConfig:
             f"{path}: external_torque.limits: {', '.join(odd)}: give a limit for each joint of the arm, and no other"
         )
     zones = tuple(_settled(zone, path, k) for k, zone in enumerate(config.zones))
-    return config.model_copy(update={"zones": zones})
+    files = [resolve_path(z.mesh.file, path.parent) for z in config.zones if z.mesh is not None and z.mesh.file]
+    settled = config.model_copy(update={"zones": zones})
+    settled._mesh_files = tuple(files)
+    return settled
 
 
 def _settled(zone: ZoneSpec, path: Path, index: int) -> ZoneSpec:

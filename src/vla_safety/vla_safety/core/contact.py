@@ -1,7 +1,7 @@
 """Contact: the force sensor against a limit, two samples at the most from touch to stop.
 
 Weight that the readings contain is computed from masses and orientation and taken out; what then is left when the robot
-is armed, if it is within the limits, is the sensor's own offset and is taken out as well.
+is armed, if it is within `max_offset` of the limits, is the sensor's own offset and is taken out as well.
 """
 
 import math
@@ -101,13 +101,14 @@ class ContactMonitor:
             self._expected = self._weight.wrench(q)
 
     def zero(self) -> None:
-        """What is measured now is no contact, if it is within the limits; beyond them it stays one."""
-        if self._newest is not None and self._within(self._newest)[2]:
+        """What is measured now is the sensor's own offset, if it is small; else it goes on to count."""
+        if self._newest is not None and self._within(self._newest, self._limits.max_offset)[2]:
             self._zero = self._newest
 
-    def _within(self, wrench: Array) -> tuple[float, float, bool]:
+    def _within(self, wrench: Array, part: float = 1.0) -> tuple[float, float, bool]:
+        """Force, torque, and whether both are within `part` of their limits."""
         push, twist = math.hypot(*wrench[:3].tolist()), math.hypot(*wrench[3:].tolist())
-        return push, twist, push <= self._limits.max_force and twist <= self._limits.max_torque
+        return push, twist, push <= part * self._limits.max_force and twist <= part * self._limits.max_torque
 
     def receive(
         self, force: tuple[float, float, float], torque: tuple[float, float, float], now: Instant, frame: str = ""

@@ -21,7 +21,7 @@ from vla_safety.core.modes import ENABLED, MOVING, Event, Mode, transition
 from vla_safety.core.motion import Motion, nanoseconds
 from vla_safety.core.planning import hold_at
 from vla_safety.core.records import Answer, Output, Plan, Status
-from vla_safety.core.speed import is_speed
+from vla_safety.core.speed import cap_everywhere, is_speed
 from vla_safety.core.validation import OVERRIDE, Form, Proposal, validate
 from vla_safety.core.verification import Verifier
 from vla_safety.core.watchdogs import Instant, StateMonitor
@@ -238,11 +238,18 @@ class SafetyFilter:
         and the robot is held. While disarmed or latched nothing is commanded but a stop: once that is over every change
         is taken, and where the robot then may not be, arming is refused until it has been led away.
 
+        Who switches reduced speed off while the robot is armed loosens a limit: it is stopped and disarmed (I12).
+
         Args:
             setup: what `verifier` was made of, for a record; not looked at here.
         """
         try:
-            return self._reconfigure(verifier, now, finding)
+            loosened = cap_everywhere(verifier.caps) > cap_everywhere(self._conductor.verifier.caps)
+            stopped = loosened and self.mode in ENABLED
+            if stopped:
+                self._guard.halt(now, Event.DISARM, Finding("loosened", "reduced speed"))
+            answer = self._reconfigure(verifier, now, finding)
+            return replace(answer, message=f"{answer.message}; stopped and disarmed first") if stopped else answer
         except Exception as error:
             self._guard.fail(now, error)
             return Answer(False, f"refused, the old rules stay: {error!r}")

@@ -35,6 +35,11 @@ class Finding:
     at: float = 0.0
 
     @property
+    def share(self) -> float:
+        """The value as a part of its limit; NaN where they do not apply."""
+        return self.value / self.limit if self.limit else math.nan
+
+    @property
     def remedy(self) -> str:
         """What a person can do about it."""
         return remedy_for(self.reason)

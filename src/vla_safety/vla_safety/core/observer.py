@@ -95,9 +95,9 @@ class TorqueMonitor:
         self._stamp_ns = None
 
     def zero(self) -> None:
-        """What is estimated now is no contact, if it is within the limits; beyond them it stays one."""
+        """What is estimated now is an error of the model, if it is small; else it goes on to count."""
         residual = self._observer.residual
-        if np.all(np.abs(residual) <= self._most):
+        if np.all(np.abs(residual) <= self._limits.max_offset * self._most):
             self._bias = residual.copy()
 
     def receive(

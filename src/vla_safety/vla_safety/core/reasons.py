@@ -288,9 +288,19 @@ REASONS: dict[str, Reason] = {
         "lead the robot to where it has room, then set the tool again",
     ),
     "bypass": Reason(
-        "another program publishes on the controller's topic",
-        "'{subject}' publishes on the controller's topic as well",
-        "end that program, then reset; everything that moves the robot goes through the filter",
+        "another program commands the controller, on its topic or by a goal for its action",
+        "'{subject}' commands the controller as well",
+        "end that program or its goal, then reset; everything that moves the robot goes through the filter",
+    ),
+    "no_controller": Reason(
+        "nobody listens on the controller's topic, so the first commands would be lost",
+        "no controller listens on '{subject}'",
+        "start the controller, or correct controller.topic in the robot file",
+    ),
+    "loosened": Reason(
+        "a limit was loosened while the robot was armed: it was stopped and disarmed",
+        "{subject} was loosened while the robot was armed",
+        "arm if that was meant",
     ),
     "rules_changed": Reason(
         "somebody tried to change the rules while the robot was armed; the old ones are still in force",
@@ -344,6 +354,11 @@ REASONS: dict[str, Reason] = {
         "something else stopped the retreat, and its confirmation has not ended since",
         "a stop came while the confirmation of a retreat was held, and it is still held",
         "let go, then confirm again",
+    ),
+    "retreat_pressed": Reason(
+        "the robot pressed harder while it was led back out of a touch",
+        "'{subject}' felt {value} times its limit on the way back, {limit} times before",
+        "the way back is blocked: free the robot by hand, then reset",
     ),
     "retreat_end": Reason(
         "the remembered path is at its end",

@@ -108,10 +108,10 @@ class Trail:
 
 
 class Ratchet:
-    """Rules for a robot that rests where it may not be: what is violated may only get better."""
+    """Rules for a robot that rests where it may not be: what is violated may only get better, each zone by itself."""
 
     def __init__(self, verifier: Verifier):
-        self._verifier = verifier
+        self._verifier = verifier = verifier.split()
         self._best = np.full(len(verifier.margins), -np.inf)
         self._above = np.full(len(verifier.limits), np.inf)
         self._below = np.full(len(verifier.limits), np.inf)

@@ -6,6 +6,7 @@ the SRDF: all but those that it switches off, and those within one link.
 
 import itertools
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +96,10 @@ class SelfCollision:
             a, b = ends[:, :, self._first[near]], ends[:, :, self._second[near]]
             bounds[:, near] = _segment_distance(a[0], a[1], b[0], b[1]) - self._radii[near]
         return bounds, columns
+
+    def parts(self) -> "Sequence[SelfCollision]":
+        """Every pair has a distance of its own already."""
+        return [self]
 
     def describe(self, column: int, _: int) -> tuple[str, str]:
         """Reason and subject of a finding in a column."""

@@ -164,6 +164,11 @@ class SpeedCaps:
         self._reach: Array = np.concatenate(reach)
         self._lever: Array = model.reach[self._bodies]
 
+    @property
+    def everywhere(self) -> float:
+        """m/s, that no body exceeds wherever it is; inf: there is no such cap."""
+        return float(self.caps[0]) if self._global else float("inf")
+
     def ratios(self, samples: Sampled, placement: Placement) -> Ratios:
         """Judges intervals, with bodies placed at their ends."""
         speeds = self._speeds.speeds(placement, samples.velocities)
@@ -241,6 +246,11 @@ def pace(motion: Motion, caps: SpeedCaps, model: RobotModel) -> tuple[float, Fin
 def _largest(values: Array) -> Array:
     """(M,), NaN as infinity."""
     return np.asarray(np.nan_to_num(values, nan=np.inf, posinf=np.inf).max(axis=1))
+
+
+def cap_everywhere(caps: SpeedCaps | None) -> float:
+    """m/s, that no body exceeds wherever it is; inf: there is no such cap."""
+    return float("inf") if caps is None else caps.everywhere
 
 
 def too_fast(ratios: Array) -> NDArray[np.bool_]:

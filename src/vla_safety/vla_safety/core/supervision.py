@@ -47,6 +47,10 @@ class Supervisor:
             return finding
         return self.monitor.check(now) or self.monitor.at_rest()
 
+    def touches(self) -> dict[str, Finding]:
+        """What is felt now, by reporter."""
+        return {cause: finding for cause, finding in self.causes.items() if finding.reason in TOUCHES}
+
     def in_the_way(self, now: Instant) -> Finding | None:
         """What speaks against a retreat: as `blocked`, but a touch is what it leads out of."""
         for finding in self.causes.values():

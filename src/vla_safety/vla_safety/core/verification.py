@@ -66,6 +66,9 @@ class DistanceCheck(Protocol):
     def describe(self, column: int, label: int) -> tuple[str, str]:
         """Reason and subject of a finding."""
 
+    def parts(self) -> "Sequence[DistanceCheck]":
+        """The same check, as several that have a distance for each thing to keep away from."""
+
 
 class Verifier:
     """Holds what motions are judged against.
@@ -97,6 +100,7 @@ class Verifier:
         self.margins: Array = np.repeat([float(check.margin) for check in checks], sizes)
         self._owners = [(check, column) for check, size in zip(checks, sizes, strict=True) for column in range(size)]
         self._bounds = np.cumsum([0, *sizes])
+        self._reported = int(self._bounds[1])
 
     def verify(self, motion: Motion) -> Report:
         """Judges `motion` at every instant from its first to its last knot."""
@@ -142,6 +146,13 @@ class Verifier:
     def distances(self, q: Array) -> Array:
         """(C,) m: the distances of one configuration (n,), in the order of `margins`."""
         return self._distances(self.model.place(q[None]))[0][0]
+
+    def split(self) -> "Verifier":
+        """The same rules with a distance for each thing to keep away from, not only for the nearest."""
+        parts = [check.parts() for check in self.checks]
+        other = Verifier(self.limits, self.model, [c for group in parts for c in group], self.groups, self.caps)
+        other._reported = int(other._bounds[len(parts[0])])
+        return other
 
     def loosened(self, margins: Array, limits: JointLimits) -> "Verifier":
         """The same rules with other margins (C,) and limits, for a robot that is led out of where it may not be."""
@@ -215,7 +226,7 @@ class Verifier:
         room = np.minimum(clear[first], clear[second]) - self.margins
         broken = ~(room >= 0)
         failed = broken | ~(room >= sweep)
-        zones = clear[:, : self._bounds[1]]
+        zones = clear[:, : self._reported]
         bad: NDArray[np.bool_] = np.any(failed if give_up else broken, axis=1)
         doubt: NDArray[np.bool_] = np.any(failed, axis=1)
         fence = bad

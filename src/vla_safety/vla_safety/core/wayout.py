@@ -14,6 +14,8 @@ from vla_safety.core.supervision import Supervisor
 from vla_safety.core.validation import RETREAT
 from vla_safety.core.watchdogs import Instant
 
+_HARDER = 0.25  # of its limit, by which a touch may become harder on the way out of it
+
 
 class WayOut:
     """Leads the robot back along the path that it travelled, while a human confirms.
@@ -41,6 +43,7 @@ class WayOut:
         self._count = 0
         self._led = False  # since it was armed last
         self._barred = False
+        self._felt: dict[str, Finding] = {}  # the touches that it is led out of, at their softest
 
     @property
     def active(self) -> bool:
@@ -90,9 +93,20 @@ class WayOut:
         supervisor = self._supervisor
         return (
             self._unconfirmed(now)
+            or self._pressed()
             or supervisor.monitor.check(now)
             or supervisor.check_tracking(self._conductor.timeline)
         )
+
+    def _pressed(self) -> Finding | None:
+        """Whether a touch has become harder. A new one stops by itself; one that is known is what it is led out of."""
+        touches = self._supervisor.touches()
+        self._felt = {cause: finding for cause, finding in self._felt.items() if cause in touches}
+        for cause, finding in touches.items():
+            softest = self._felt[cause] = min(self._felt.get(cause, finding), finding, key=lambda each: each.share)
+            if not finding.share <= softest.share + _HARDER:
+                return Finding("retreat_pressed", finding.subject, finding.share, softest.share)
+        return None
 
     def _unconfirmed(self, now: Instant) -> Finding | None:
         if self._authority.has_deadman:

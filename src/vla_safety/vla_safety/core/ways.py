@@ -25,14 +25,14 @@ _REASONS = {
         "slow_zone shared_zone reduced tool obstacles stale_state state_stamp state_invalid state_jump "
         "chunk_timeout late_cycle"
     ),
-    Way.ARM: "mode not_at_rest stopping disarmed override_lost deadman_released deadman_silent",
+    Way.ARM: "mode not_at_rest stopping disarmed override_lost deadman_released deadman_silent no_controller loosened",
     Way.RESET: (
         "clock_jump estop_input estop_heartbeat stale_wrench stale_effort bypass rules_changed estop advice "
         "planning_scene"
     ),
     Way.BACK: (
         "contact_force contact_torque external_torque tracking_error measured_zone measured_self_collision "
-        "retreat_released retreat_held retreat_end"
+        "retreat_released retreat_held retreat_pressed retreat_end"
     ),
     Way.HAND: "stop_failed no_trail",
     Way.RESTART: "audit internal",

@@ -154,6 +154,11 @@ class ZoneSet:
         """Reason and subject of a finding for a column and zone `label`."""
         return f"zone:{self.zones[label].name}", self._model.body_links[self._bodies[column]]
 
+    def parts(self) -> "Sequence[ZoneSet]":
+        """One for each fence; a body that is inside one of them has a distance of its own from all others."""
+        fences = [zone for zone in self.zones if zone.kind in ("keep_in", "keep_out")]
+        return [ZoneSet([zone], self._model, self.margin) for zone in fences] or [self]
+
     def _columns(self, link: str, members: list[int]) -> NDArray[np.int64]:
         links = self._model.body_links
         chosen = [b for b in range(len(links)) if not link or any(self.zones[k].applies_to(links[b]) for k in members)]

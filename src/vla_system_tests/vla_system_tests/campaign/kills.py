@@ -144,6 +144,6 @@ def _mend(session: Session, victims: tuple[str, ...], how: signal.Signals) -> No
     operator.wait(
         lambda: operator.state is not None and operator.policy_state in ("READY", "RUNNING", "WAITING"),
         max(1.0, deadline - time.monotonic()),
-        lambda: f"after {how.name} of {victims}: filter {operator.mode}, policy {operator.policy_state}",
+        lambda: f"after {how.name} of {victims}: filter {operator.mode_and_reason}, policy {operator.policy_state}",
         session.check,
     )
