@@ -1,6 +1,7 @@
 """Token policies: our network for OpenVLA's weights against transformers' encoders and language model, tiny and random;
 and an image-text model that transformers brings, end to end."""
 
+import functools
 import json
 import shutil
 
@@ -170,6 +171,17 @@ def test_answers_are_those_of_the_published_network(reference, folder):
     assert len(chunk.policy_digest) == 64 and policy.metadata.action_space == "ee_delta"
 
 
+def test_compiled_answers_are_the_same(reference, folder, monkeypatch):
+    """Traced code and a cache of fixed size, without the C++ compiler, which would take minutes. Sentences of different
+    lengths one after the other: what an earlier one left in the cache must not be seen."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    policy = backend(folder, compile="default")
+    for seed, words in enumerate(("put the red cube in the tray, slowly and with care, please", "go", "put it down")):
+        seen = observation(seed=seed, instruction=words)
+        tokens = reference.answer(seen.images["front"], f"In: What action should the robot take to {words}?\nOut:")
+        np.testing.assert_allclose(policy.infer(seen).positions[0], expected(tokens, seen).positions[0], atol=1e-6)
+
+
 def test_images_and_words_reach_the_network_unchanged(reference, folder):
     """The first logits, where tokens of seven would hide small differences."""
     from vla_policy_node.backends.prismatic import Pixels, load_prismatic
@@ -303,6 +315,12 @@ def test_models_of_transformers(native):
     tokens = model.generate(**given, do_sample=False, min_new_tokens=7, max_new_tokens=7)[0, -7:].numpy()
     chunk = backend(folder, vocabulary=VOCABULARY).infer(seen, None)
     np.testing.assert_allclose(chunk.positions[0], expected(tokens, seen).positions[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("key", [{"crop": 0.9}, {"compile": "default"}])
+def test_what_only_openvla_checkpoints_know_is_refused_for_others(native, key):
+    with pytest.raises(ConfigError, match=f"option {next(iter(key))} is for OpenVLA checkpoints"):
+        backend(native[0], **key)
 
 
 def test_an_image_text_model_without_a_processor_is_refused(native, tmp_path):

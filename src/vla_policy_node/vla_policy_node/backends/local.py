@@ -6,7 +6,8 @@ Models are loaded from the folder alone: nothing is fetched, and no code that li
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -59,6 +60,46 @@ class LocalOptions(BaseModel):
     quantise: Literal["none", "int8", "int4"] = "none"
     threads: Annotated[int, Field(ge=1, le=256)] = 2
     seed: Annotated[int, Field(ge=0)] = 0
+
+
+class CompiledOptions(LocalOptions):
+    """Of a model that torch.compile can take.
+
+    Attributes:
+        compile: the mode; loading takes minutes then. `reduce-overhead` uses CUDA graphs, and wants a GPU.
+    """
+
+    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
+
+    def compiled(self, function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+        """`function`, to be compiled when it is called first (see `compiling`).
+
+        Raises:
+            ConfigError: when the device has no CUDA graphs and they are asked for.
+        """
+        if self.compile == "none":
+            return function
+        if self.compile == "reduce-overhead" and device.type != "cuda":
+            raise ConfigError(
+                f"option compile is 'reduce-overhead', CUDA graphs, but the model is on {device}; "
+                "use 'default', or a GPU"
+            )
+        return torch.compile(function, mode=self.compile)
+
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """For the first calls.
+
+        Raises:
+            ConfigError: when the compiler fails.
+        """
+        try:
+            yield
+        except Exception as error:  # of the compiler, with no common root
+            raise ConfigError(
+                f"option compile is {self.compile}, and the compiler fails: {type(error).__name__}: {error}; "
+                "leave the key out"
+            ) from error
 
 
 Options = TypeVar("Options", bound=LocalOptions)

@@ -23,8 +23,8 @@ from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata, Statistics, check_fit, weights_digest
 from vla_contract.robot import Robot
 from vla_policy_node.backends.local import (
+    CompiledOptions,
     Interface,
-    LocalOptions,
     choose_device,
     choose_dtype,
     load_weights,
@@ -41,8 +41,9 @@ STATISTICS_FILE = "dataset_statistics.json"
 _EMPTY = "\u2581"  # Llama's word for nothing: stood before every action in OpenVLA's training
 
 
-class OpenVlaOptions(LocalOptions):
-    """See LocalOptions; `inputs` is one camera as it delivers (`height: null, width: null`) and the instruction.
+class OpenVlaOptions(CompiledOptions):
+    """See CompiledOptions (`compile` is for OpenVLA's own checkpoints); `inputs` is one camera as it delivers
+    (`height: null, width: null`) and the instruction.
 
     Attributes:
         name: of the policy, for people and records.
@@ -132,6 +133,10 @@ class _Prismatic:
         self.vocabulary = options.vocabulary or text.vocab_size - int(config.get("pad_to_multiple_of", 64))
         self._begin = text.bos_token_id
         self._tokens = lru_cache(maxsize=64)(self._tokenise)
+        if options.compile != "none":
+            self._network.compile_with(lambda function: options.compiled(function, device))
+            with options.compiling():
+                self.answer(np.zeros((64, 64, 3), np.uint8), options.prompt, 2)
 
     def answer(self, image: NDArray[np.uint8], prompt: str, count: int) -> NDArray[np.int64]:
         """(count,) ids."""
@@ -161,8 +166,9 @@ class _Native:
                 f"{own if 'auto_map' in config else ''}; serve it from its own environment and use a remote backend, "
                 "e.g. openvla_rest"
             )
-        if options.crop != 1:
-            raise ConfigError("option crop is for OpenVLA checkpoints; leave it out")
+        if options.crop != 1 or options.compile != "none":
+            key = "crop" if options.crop != 1 else "compile"
+            raise ConfigError(f"option {key} is for OpenVLA checkpoints; leave it out")
         try:
             self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # of several libraries, with no common root

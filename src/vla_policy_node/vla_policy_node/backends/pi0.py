@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import torch
@@ -27,8 +27,8 @@ from vla_contract.robot import Robot
 from vla_policy_node.backends import Answer, Question, attempt
 from vla_policy_node.backends.guidance import Guide, Memory, integrate, together
 from vla_policy_node.backends.local import (
+    CompiledOptions,
     Interface,
-    LocalOptions,
     load_weights,
     read_json,
     read_options,
@@ -38,21 +38,18 @@ from vla_policy_node.backends.local import (
 Array = NDArray[np.float64]
 
 
-class Pi0Options(LocalOptions):
-    """See LocalOptions.
+class Pi0Options(CompiledOptions):
+    """See CompiledOptions; a step of the flow is what is compiled.
 
     Attributes:
         num_steps: of the flow; None: as the checkpoint says.
         guidance: beta of real-time chunking; 0: chunks are not drawn toward the motion under way.
-        compile: torch.compile of a step of the flow; loading takes minutes then. `reduce-overhead` uses CUDA graphs,
-            and wants a GPU.
         prompt_tokens: that every prompt is padded to; a longer one is refused.
         batch: robots in one pass at most, with `compile`: passes for 1, 2, 4 … robots are compiled while loading.
     """
 
     num_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 5.0
-    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
     prompt_tokens: Annotated[int, Field(ge=2, le=1024)] = 48
     batch: Annotated[int, Field(ge=1, le=64)] = 1
 
@@ -105,14 +102,8 @@ class Pi0Backend:
         self._memory = Memory(self._times)
         self._noise = torch.Generator()
         self._prompt = lru_cache(maxsize=64)(self._tokenise)
-        self._denoise = self._model
+        self._denoise = options.compiled(self._model, self._model.device)
         if options.compile != "none":
-            if options.compile == "reduce-overhead" and self._model.device.type != "cuda":
-                raise ConfigError(
-                    f"option compile is 'reduce-overhead', CUDA graphs, but the model is on {self._model.device}; "
-                    "use 'default', or a GPU"
-                )
-            self._denoise = torch.compile(self._model, mode=options.compile)
             self._warm_up(robot)
         self.reset()
 
@@ -291,18 +282,13 @@ class Pi0Backend:
         still = Observation(0, images, home, np.zeros_like(home), "warm up")
         held = Trajectory([0.0, self.metadata.dt], np.stack([home, home]))
         self.reset()
-        try:
+        with self._options.compiling():
             for prefix in (None, held):
                 one, size = self._asked(still, prefix, self._memory, self._noise), 1
                 while size <= self._options.batch:
                     self._sample([one] * size)
                     size *= 2
                 self._sample([one] * self._options.batch)
-        except Exception as error:  # of the compiler, with no common root
-            raise ConfigError(
-                f"option compile is {self._options.compile}, and the compiler fails: {type(error).__name__}: {error}; "
-                "leave the key out"
-            ) from error
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ Written for their published weights, whose names the modules bear, so that none 
 weights is needed. The encoders are vision transformers as timm builds them (DINOv2 with registers, SigLIP).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from vla_policy_node.backends.local import read_json
 
 _HEADS = 16  # of all encoders that are in use: ViT-L and SO400M
 _EPSILON = 1e-6
+_ROOM = 64  # words; sizes of caches are multiples, so that most sentences share one
 
 
 class VisionTransformer(nn.Module):
@@ -93,6 +94,18 @@ class Prismatic(nn.Module):
             {name.removesuffix(".weight"): nn.Linear(linear[name][1], linear[name][0]) for name in sorted(linear)}
         )
         self.language_model = AutoModelForCausalLM.from_config(self.text_config)
+        self._look: Callable[..., Tensor] = self._see
+        self._write: Callable[..., Tensor] = self._next_word
+        self._caches: dict[int, Any] | None = None
+
+    def compile_with(self, compiled: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """From now on images are read and words after the first are found by what `compiled` makes of these functions.
+
+        Keys and values are kept in tensors of a fixed size then: compiled code, CUDA graphs above all, wants the same
+        shapes and places again and again.
+        """
+        self._look, self._write = compiled(self._see), compiled(self._next_word)
+        self._caches = {}
 
     @torch.no_grad()
     def answer(self, pixels: tuple[Tensor, ...], tokens: Tensor, count: int) -> Tensor:
@@ -102,18 +115,41 @@ class Prismatic(nn.Module):
             pixels: for each encoder (1, 3, H, W), normalised.
             tokens: (1, T), the first of which begins every sentence; the image comes after it.
         """
+        seen = self._look(*pixels)
+        words = self.language_model.get_input_embeddings()(tokens)
+        begin = torch.cat([words[:, :1], seen, words[:, 1:]], dim=1)
+        cache = self._cache(begin.shape[1] + count)
+        output = self.language_model(inputs_embeds=begin, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        answered = [output.logits[:, -1].argmax(-1)]
+        while len(answered) < count:
+            torch.compiler.cudagraph_mark_step_begin()  # what the last word left in its graph's memory is done with
+            answered.append(self._write(answered[-1], output.past_key_values).clone())
+        return torch.cat(answered)
+
+    def _see(self, *pixels: Tensor) -> Tensor:
+        """Images as the language model reads them (1, patches, width)."""
         towers = self.vision_backbone.values()
         seen = torch.cat([tower(image) for tower, image in zip(towers, pixels, strict=True)], dim=-1)
         for i, layer in enumerate(self.projector.values()):
             seen = layer(F.gelu(seen) if i else seen)
-        words = self.language_model.get_input_embeddings()(tokens)
-        given: dict[str, Any] = {"inputs_embeds": torch.cat([words[:, :1], seen, words[:, 1:]], dim=1)}
-        answered: list[Tensor] = []
-        while len(answered) < count:
-            output = self.language_model(**given, use_cache=True, logits_to_keep=1)
-            answered.append(output.logits[:, -1].argmax(-1))
-            given = {"input_ids": answered[-1][:, None], "past_key_values": output.past_key_values}
-        return torch.cat(answered)
+        return seen
+
+    def _next_word(self, word: Tensor, cache: Any) -> Tensor:
+        """The likeliest id (1,) after `word` (1,)."""
+        output = self.language_model(input_ids=word[:, None], past_key_values=cache, use_cache=True)
+        return output.logits[:, -1].argmax(-1)
+
+    def _cache(self, length: int) -> Any | None:
+        """An empty one with room for `length` words; None: one that grows."""
+        if self._caches is None:
+            return None
+        from transformers import StaticCache
+
+        size = -(-length // _ROOM) * _ROOM
+        if size not in self._caches:
+            self._caches[size] = StaticCache(self.text_config, max_cache_len=size)
+        self._caches[size].reset()
+        return self._caches[size]
 
 
 def load_prismatic(folder: Path, config: Mapping[str, Any], dtype: torch.dtype) -> Prismatic:
