@@ -147,6 +147,7 @@ def enclaves(robot: Robot, *, simulator: bool = False) -> tuple[Enclave, ...]:
                 publishes=(joints, *wrench),
                 subscribes=(command, "/robot_description"),
                 serves=("/controller_manager/switch_controller",),
+                executes=(f"{command.rpartition('/')[0]}/follow_joint_trajectory",),
             ),
             Enclave("cameras", "cameras", publishes=(*images, *infos)),
             Enclave("description", "robot_state_publisher", publishes=("/robot_description",), subscribes=(joints,)),

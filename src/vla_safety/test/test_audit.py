@@ -8,7 +8,7 @@ from rig import HOME, ROBOT, Rig, smooth_chunk
 
 from vla_safety.audit import main as audit_main
 from vla_safety.building import assemble, read_parts
-from vla_safety.core.audit import AuditError, AuditLog, files_of, read, verify, verify_all
+from vla_safety.core.audit import AuditError, AuditLog, Soundness, files_of, read, verify, verify_all
 from vla_safety.core.modes import Mode
 from vla_safety.recording import RecordedFilter, replay
 
@@ -156,7 +156,35 @@ def test_an_existing_record_is_never_overwritten(tmp_path):
         AuditLog(path)
 
 
+def test_a_record_is_for_its_owner_and_group_only(tmp_path):
+    mask = os.umask(0)
+    try:
+        AuditLog(tmp_path / "audit.jsonl").close()
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("line", [b"[]", b"3", b"null", b"\xff", b"{", b'{"n":7,"k":"observe","head":"ab"}'])
+def test_i19_a_file_that_begins_with_anything_else_is_no_record(tmp_path, line):
+    """Whatever its first line says of itself, unless it continues another file."""
+    path = tmp_path / "audit.jsonl"
+    path.write_bytes(line + b"\n")
+    assert verify(path) == Soundness(0, 1, False, "0" * 64, "0" * 64, 0)
+
+
 # ------------------------------------------------------------------ one record in several files
+
+
+def test_a_file_that_has_reached_its_size_is_continued(tmp_path):
+    log = AuditLog(tmp_path / "a.jsonl")
+    log.write("x", {})
+    size = (tmp_path / "a.jsonl").stat().st_size
+    for part_bytes, files in ((size, 2), (size + 1, 1)):
+        log = AuditLog(tmp_path / f"{part_bytes}.jsonl", part_bytes)
+        log.write("x", {})
+        log.write("x", {})
+        assert len(list(tmp_path.glob(f"{part_bytes}.*"))) == files
 
 
 def rotated(folder, part_bytes=12_000, keep_bytes=0):

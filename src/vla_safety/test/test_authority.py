@@ -126,7 +126,51 @@ def test_i11_a_lower_priority_never_leaks(events):
             assert holder is not None and PRIORITY[event] < PRIORITY[holder]
 
 
+def test_i11_only_the_planner_that_has_the_robot_gives_it_back():
+    now = Instant(0, 0)
+    for holder, source in (("planner", "policy"), ("override", "planner"), ("override", "override")):
+        authority = Authority(Watchdogs())
+        authority.take(holder, now)
+        authority.give_back(source)
+        assert authority.holder == holder, source
+
+
+def test_i21_who_may_not_move_the_robot_is_told_why():
+    authority, now = Authority(Watchdogs(deadman=0.15)), Instant(0, 0)
+    assert authority.against("stranger" * 20, now) == Finding("authority", ("stranger" * 20)[:80])
+    assert authority.against("override", now) == Finding("deadman_silent", "~/deadman", math.inf, 0.15)
+    authority.take("planner", now)
+    assert authority.against("policy", now) == Finding("authority", "planner")
+
+
+def test_a_source_is_silent_since_it_was_last_taken_and_for_ever_before():
+    authority = Authority(Watchdogs())
+    assert authority.silence("policy", Instant(0, 0)) == math.inf
+    authority.take("policy", Instant(0, 0))
+    assert authority.silence("policy", Instant(0, 2_500_000_000)) == 2.5
+    assert authority.silence("planner", Instant(0, 0)) == math.inf
+    authority.clear()
+    assert authority.silence("policy", Instant(0, 0)) == math.inf
+
+
 # ------------------------------------------------------------------ dead-man signal
+
+
+@pytest.mark.parametrize(
+    ("held", "silence", "absent"),
+    [
+        (True, 0.125, None),
+        (True, -0.125, None),
+        (True, 0.25, Finding("deadman_silent", "~/deadman", 0.25, 0.125)),
+        (True, -0.25, Finding("deadman_silent", "~/deadman", -0.25, 0.125)),
+        (False, 0.125, Finding("deadman_released", "~/deadman")),
+        (False, 0.25, Finding("deadman_silent", "~/deadman", 0.25, 0.125)),
+    ],
+)
+def test_i11_the_dead_man_signal_counts_up_to_its_limit(held, silence, absent):
+    authority = Authority(Watchdogs(deadman=0.125))
+    authority.deadman(held, Instant(0, 10**9))
+    assert authority.absent(Instant(0, 10**9 + round(silence * 1e9))) == absent
 
 
 def test_i11_an_override_needs_the_dead_man_signal_and_stops_without_it():
@@ -179,6 +223,19 @@ def test_i16_a_monitor_can_only_tighten(words):
             assert advice.finding is not None, "a speed that is none stops"
         assert 0 < advices.cap <= 1
         assert advices.cap == min(newest.values(), default=1.0)
+
+
+def test_i16_a_monitor_may_take_back_its_own_caution():
+    advices = Advices()
+    for cap, counts in ((0.5, 0.5), (1.0, 1.0), (0.25, 0.25), (math.nan, 0.25), (1.0, 1.0)):
+        advices.take(Advice("anomaly", cap))
+        assert advices.cap == counts
+
+
+def test_i21_a_cap_that_is_none_is_named_with_its_monitor():
+    assert Advice("m" * 100, 1.5).finding == Finding("advice", "m" * 80, 1.5, 1.0)
+    gate = Finding("estop", "instruction gate")
+    assert Advice("instruction", 0.0, gate).finding == gate, "what a monitor says itself comes first"
 
 
 def test_i16_what_a_monitor_says_reaches_nothing_but_speed_and_stop():

@@ -40,13 +40,15 @@ def twice(monitor, force=NONE, torque=NONE):
     [
         ((3.0, 4.0, 12.0), NONE, None),
         ((3.0, 4.0, 12.0 + 1e-9), NONE, "contact_force"),
+        ((10**30, 0, 0), NONE, "contact_force"),
         (NONE, (1.5, 0.0, 0.0), None),
         (NONE, (0.0, -1.5, 0.0), None),
         (NONE, (0.0, 0.0, 1.5 + 1e-9), "contact_torque"),
         (NONE, (1.0, 1.0, 1.0), "contact_torque"),
         ((13.0, 0, 0), (1.0, 1.0, 0.5), None),
         ((13.0, 0, 0), (9.0, 0, 0), "contact_torque"),
-        ((13.1, 0, 0), (9.0, 0, 0), "contact_force"),
+        ((13.1, 0, 0), (9.0, 0, 0), "contact_torque"),
+        ((26.0, 0, 0), (2.9, 0, 0), "contact_force"),
     ],
 )
 def test_i13_limits_are_of_the_whole_force_and_of_the_whole_torque(force, torque, finding):
@@ -95,7 +97,10 @@ def test_i13_what_is_pushed_at_arming_is_no_offset_beyond_its_part_of_the_limits
             wrench = [(0.0, 0.0, 0.0), (0.0, 0.0, 0.0)]
             wrench[axis] = (push, 0.0, 0.0)
             feel(monitor, *wrench)
-            monitor.zero()
+            refused = monitor.zero()
+            assert (refused is None) == taken, "who is pushed is not armed"
+            if refused is not None:
+                assert refused == Finding("offset", "wrench", pytest.approx(push), pytest.approx(part * most))
             wrench[axis] = (1.01 * most, 0.0, 0.0)
             found = twice(monitor, *wrench)
             assert (found is None) == taken, (axis, push)

@@ -67,6 +67,25 @@ def test_a_refusal_an_error_or_silence_is_asked_again(answer):
     assert deactivation.state == "done"
 
 
+def test_a_yes_that_comes_as_late_as_the_next_question_is_due_is_a_yes():
+    asked = Asked()
+    deactivation = Deactivation(asked)
+    assert deactivation.state == ""
+    deactivation.step(True, 0)
+    asked.calls[0].set_result(Answer(True))
+    deactivation.step(True, round(RETRY * S))
+    assert deactivation.state == "done" and len(asked.calls) == 1
+
+
+def test_an_answer_that_says_neither_yes_nor_no_is_a_no():
+    asked = Asked()
+    deactivation = Deactivation(asked)
+    deactivation.step(True, 0)
+    asked.calls[0].set_result(object())
+    deactivation.step(True, 1)
+    assert deactivation.state == "failed"
+
+
 def test_the_end_of_the_escalation_forgets_and_activates_nothing():
     asked = Asked()
     deactivation = Deactivation(asked)

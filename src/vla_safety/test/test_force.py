@@ -427,8 +427,9 @@ def test_a_contact_that_was_found_stays_while_samples_are_spoilt():
     cell.data.xfrc_applied[cell.model.body("fr3_hand").id, :3] = [0, 0, -90]
     assert run(cell, monitor, 20)[-1] is not None
     assert monitor.receive(cell.time_ns + TICK, ROBOT.joints, HOME, NONE, [math.nan] * 8, at(0)) is not None
-    monitor.zero()
-    assert run(cell, monitor, 2)[-1] is not None, "a contact is no offset"
+    refused = monitor.zero()
+    assert refused.reason == "offset" and refused.value > refused.limit, "a contact is no offset"
+    assert run(cell, monitor, 2)[-1] is not None
     cell.data.xfrc_applied[:] = 0
     assert run(cell, monitor, 30)[-1] is None
 

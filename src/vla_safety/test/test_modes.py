@@ -60,6 +60,13 @@ def test_i11_policy_never_takes_over_from_an_override():
         assert (after(Mode.OVERRIDE, event)) not in (Mode.ARMED, Mode.HOLD)
 
 
+def test_modes_are_numbered_as_in_the_messages():
+    """vla_msgs/SafetyState; records of audits hold the numbers as well."""
+    numbers = {"DISARMED": 0, "ARMED": 1, "OVERRIDE": 2, "HOLD": 3, "ESTOP": 4}
+    assert {mode.name: mode.value for mode in Mode} == numbers
+    assert {mode.name for mode in Mode if transition(mode, Event.TROUBLE) is not None} == {"ARMED", "OVERRIDE", "HOLD"}
+
+
 def test_trouble_never_enables():
     for mode in Mode:
         target = after(mode, Event.TROUBLE)

@@ -57,6 +57,9 @@ def test_r18_a_zone_switched_off_while_moving_stops_and_changes_nothing(bench):
     stopped_for_it(bench, "safety file (cell.yaml)")
     assert not bench.call("reload").success, "nothing is read again before the robot is disarmed"
     bench.until(lambda: bench.call("reset").success, "reset")
+    bench.until(lambda: "was changed since it was read" in bench.call("arm").message, "a refusal")
+    after = path.read_text()
+    path.write_text(before)
     bench.arm()
     bench.until(lambda: bench.state.mode == SafetyState.ARMED, "armed")
     down = HOME.copy()
@@ -66,6 +69,11 @@ def test_r18_a_zone_switched_off_while_moving_stops_and_changes_nothing(bench):
     bench.until(lambda: any(d.sequence == 9 for d in bench.decisions), "a decision")
     judged = next(d for d in bench.decisions if d.sequence == 9)
     assert judged.verdict >= SafetyDecision.TRIMMED, "the zone that was taken out of the file is still in force"
+    assert bench.state.mode in (SafetyState.ARMED, SafetyState.HOLD), "to mend the file is no offence"
+    assert bench.call("disarm").success
+    path.write_text(after)
+    bench.until(lambda: bench.call("reload").message == "zones workspace", "the new rules, asked for")
+    bench.arm()
 
 
 def test_i12_a_goal_for_the_controllers_action_stops_and_is_named(bench):
@@ -81,13 +89,16 @@ def test_i12_a_goal_for_the_controllers_action_stops_and_is_named(bench):
     goals(GoalStatus.STATUS_EXECUTING)
     bench.until(lambda: "1 goal of follow_joint_trajectory" in bench.call("arm").message, "the refusal")
     assert bench.state.mode == SafetyState.DISARMED, "while disarmed others may move it"
+    assert "goal" in bench.call("retreat").message, "but not both at once"
     goals(GoalStatus.STATUS_SUCCEEDED)
     bench.arm()
     bench.mode(SafetyState.ARMED)
     goals(GoalStatus.STATUS_ACCEPTED)
     bench.mode(SafetyState.ESTOP)
     assert bench.state.reason == "bypass" and not bench.call("reset").success
-    bench.node.destroy_publisher(status)  # a controller that is gone has no goals
+    # A controller that is gone has no goals, even if its successor was there before that was known.
+    bench.node.create_publisher(GoalStatusArray, topic, qos_profile_action_status_default)
+    bench.node.destroy_publisher(status)
     bench.until(lambda: bench.call("reset").success, "reset")
 
 

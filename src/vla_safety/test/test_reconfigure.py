@@ -147,6 +147,21 @@ def test_i12_a_refused_change_does_not_take_back_a_reduced_speed_that_waits_for_
     assert rig.propose(smooth_chunk(rig, HOME, duration=1.0)).verdict == Verdict.SLOWED
 
 
+def test_i12_rules_that_wait_for_rest_hold_when_the_robot_is_armed_again():
+    """Before the next cycle as well."""
+    rig = Rig()
+    rig.propose(smooth_chunk(rig, AWAY, duration=1.2))
+    rig.run(0.6)
+    answer = change(rig, Setup(reduced=True), Finding("reduced", "on"))
+    assert answer.message == "taken; it holds from the end of the stop that has begun on"
+    assert rig.filter.verifier.caps is None
+    rig.filter.disarm(rig.instant)
+    rig.collect()
+    rig.advance(1.0)
+    rig.observe()
+    assert rig.filter.arm(rig.instant).success and rig.filter.verifier.caps.everywhere == 0.25
+
+
 def test_i03_what_is_commanded_must_be_over_before_the_filter_begins_anew():
     """A measurement of before the motion says that the robot rests."""
     rig = Rig()

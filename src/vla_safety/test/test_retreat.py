@@ -130,7 +130,45 @@ def test_i20_a_way_back_that_presses_harder_ends(reason):
     assert confirm(rig).success, "a person may try again"
     rig.run(0.4)
     assert rig.decisions[-1].finding.reason == "retreat_pressed", "but from as soft as it was"
+    rig.run(1.0)
+    rig.filter.report("cause", None, rig.instant)
+    rig.run(0.2)
+    rig.filter.report("cause", Finding(reason, "wrench", 120.0, 50.0), rig.instant)
+    rig.run(0.4)
+    go_back(rig)
     check_envelope(rig.controller)
+
+
+def test_i20_an_arm_that_pressed_on_its_way_back_lets_go():
+    """It leans on what it pressed: it is commanded where it is, as after every touch."""
+    rig = travelled(0.6)
+    stop(rig, Finding("contact_force", "wrench", 60.0, 50.0))
+    for _ in range(6):
+        assert confirm(rig).success
+        rig.run(STEP)
+    rig.measured_offset[0] = 0.02  # something holds it back
+    rig.filter.report("cause", Finding("contact_force", "wrench", 90.0, 50.0), rig.instant)
+    rig.run(2.0)
+    assert rig.decisions[-1].finding.reason == "retreat_pressed"
+    np.testing.assert_allclose(
+        rig.filter.committed.positions[-1], rig.controller.state[0], atol=1e-9, err_msg="held where it is commanded"
+    )
+    pushed = rig.filter.committed.positions[0] - rig.filter.committed.positions[-1]
+    assert abs(abs(pushed[0]) - 0.02) < 0.005, "it was led to where it was measured"
+
+
+def test_i15_a_retreat_whose_messages_come_too_late_says_so():
+    rig = travelled(0.6)
+    stop(rig)
+    assert confirm(rig).success
+    rig.run(0.4)
+    confirm(rig)
+    rig.filter.cycle(rig.instant)
+    if not rig.filter.pending:
+        rig.run(0.04)
+    rig.filter.retract(rig.instant)
+    rig.collect()
+    assert (rig.decisions[-1].source, rig.decisions[-1].finding.reason) == ("retreat", "late_cycle")
 
 
 def test_i20_a_robot_that_was_pushed_off_its_path_goes_back_to_it():

@@ -260,6 +260,16 @@ def test_i12_reduced_speed_switched_off_while_armed_stops_and_is_named(moving):
     assert rig.switch(False).message == "taken", "while disarmed it is nobody's danger"
 
 
+def test_i12_reduced_speed_that_waits_for_the_stop_is_loosened_as_well():
+    rig = SpeedRig()
+    rig.propose(smooth_chunk(rig, swing(by=1.2), duration=1.5))
+    rig.run(0.6)
+    assert "from the end of the stop" in rig.switch(True).message
+    rig.run(0.04)
+    assert "stopped and disarmed" in rig.switch(False).message
+    assert rig.filter.mode == Mode.DISARMED and rig.filter.finding.reason == "loosened"
+
+
 @pytest.mark.parametrize("mirrored", [1, -1])
 def test_a_fast_chunk_through_a_slow_zone_is_slow_inside(mirrored):
     box = {"center": [0.45, 0.45 * mirrored, 0.4], "size": [0.7, 0.5, 1.2]}

@@ -15,7 +15,9 @@ from vla_safety.core.contact import ContactMonitor
 from vla_safety.core.findings import Finding
 from vla_safety.core.latch import LatchFile
 from vla_safety.core.modes import Mode
+from vla_safety.core.supervision import is_news
 from vla_safety.core.watchdogs import Instant
+from vla_safety.core.ways import TOUCHES
 
 AWAY = HOME + np.array([0.8, 0, 0, 0, 0, 0, 0, -0.01])
 
@@ -147,6 +149,22 @@ def test_i13_contact_stops_within_two_samples():
     assert monitor.receive((0, 0, 6), (0, 0, 0), now) is None
     assert monitor.receive((0, 0, 6), (4, 4, 0), now) is None
     assert monitor.receive((0, 0, 6), (4, 4, 0), now).reason == "contact_torque"
+
+
+@pytest.mark.parametrize("reason", sorted(TOUCHES))
+def test_a_touch_is_told_again_when_it_has_changed_and_other_causes_only_once(reason):
+    told, heard = None, []
+    for share in (1.02, 1.03, 1.5, 2.4, 1.6, 1.1, 1.12, 1.3, math.nan, 1.3, None):
+        found = None if share is None else Finding(reason, "wrench", share * 50, 50.0)
+        if is_news(told, found):
+            told = found
+            heard.append(share)
+    assert [str(share) for share in heard] == [str(s) for s in (1.02, 1.5, 2.4, 1.6, 1.1, 1.3, math.nan, 1.3, None)], (
+        "softer counts: what a retreat may press is counted from there"
+    )
+    silent = Finding("stale_wrench", "wrench", 0.2, 0.1)
+    assert is_news(None, silent) and not is_news(silent, Finding("stale_wrench", "wrench", 9.0, 0.1))
+    assert not is_news(None, None) and is_news(silent, None)
 
 
 def test_i06_a_silent_or_broken_force_sensor_is_noticed():

@@ -2,6 +2,7 @@
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from rig import HOME, ROBOT, START, Rig, make_filter, proposal
 
 from vla_safety.core.findings import Finding, Verdict
 from vla_safety.core.reasons import REASONS
-from vla_safety.core.validation import OVERRIDE, POLICY, Chunk, Form, Proposal, validate
+from vla_safety.core.validation import OVERRIDE, PLANNER, POLICY, Chunk, Form, Proposal, validate
 from vla_safety.core.watchdogs import Instant
 
 N = len(HOME)
@@ -157,6 +158,73 @@ def test_r20_rows_of_the_wrong_length():
     p = good(source="override")
     object.__setattr__(p, "velocities", [[0.0] * N, [], [0.0] * N])
     assert reason(p) == "shape"
+
+
+TWO = Form(("a", "b"), "base", 4, 2.0, 1.0, 0.5)
+PAIR = Proposal(
+    POLICY, 7, START, "base", ("b", "a"), (10**9, 2 * 10**9), ((1.0, 2.0), (3.0, 4.0)), received_ns=START
+)  # fmt: skip
+LONG = "n" * 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"points": 5}, Finding("points", "trajectory", 5, 4)),
+        ({"times_ns": (), "positions": ()}, Finding("points", "trajectory", 0, 4)),
+        ({"positions": PAIR.positions * 3}, Finding("points", "trajectory", 6, 4)),
+        ({"points": 3}, Finding("shape", "times", 2, 3)),
+        ({"positions": PAIR.positions[:1]}, Finding("shape", "times", 2, 2)),
+        ({"times_ns": (10**9,)}, Finding("shape", "times", 1, 2)),
+        ({"joint_names": (LONG,) * 21}, Finding("joint_names", LONG[:80], 21, 2)),
+        ({"joint_names": (LONG,) * 20}, Finding("joint_names", LONG[:80], 20, 2)),
+        ({"joint_names": ("a", "c")}, Finding("joint_names", "c", 2, 2)),
+        ({"joint_names": ("b",)}, Finding("joint_names", "a", 1, 2)),
+        ({"joint_names": ("a", "b", "b")}, Finding("joint_names", "b", 3, 2)),
+        ({"frame": LONG}, Finding("frame", LONG[:80])),
+        ({"stamp_ns": START - 10**9}, None),
+        ({"stamp_ns": START - 15 * 10**8}, Finding("stale_stamp", POLICY, 1.5, 1.0)),
+        ({"stamp_ns": START + 5 * 10**8}, None),
+        ({"stamp_ns": START + 75 * 10**7}, Finding("future_stamp", POLICY, 0.75, 0.5)),
+        ({"stamp_ns": 0, "source": OVERRIDE}, None),
+        ({"stamp_ns": 0, "source": PLANNER}, None),
+        ({"stamp_ns": 0, "received_ns": 4 * 10**9}, Finding("stale_stamp", POLICY, 4.0, 1.0)),
+        ({"stamp_ns": -(10**40)}, Finding("stale_stamp", POLICY, 1e21, 1.0)),
+        ({"stamp_ns": 10**40}, Finding("future_stamp", POLICY, 1e21, 0.5)),
+        ({"times_ns": (0, 2 * 10**9)}, None),
+        ({"times_ns": (-1, 10**9)}, Finding("times", "times[0]", -1e-9, 0.0)),
+        ({"times_ns": (10**9, 10**9)}, Finding("times", "times[1]", 1.0, 1.0)),
+        ({"times_ns": (10**9, -(10**40))}, Finding("times", "times[1]", -1e21, 1.0)),
+        ({"times_ns": (10**9, 2 * 10**9 + 1)}, Finding("horizon", "trajectory", 2.000000001, 2.0)),
+        ({"times_ns": (10**9, 1.5e9)}, Finding("times", "times[1]", math.nan, 0.0)),
+        ({"times_ns": (False, True)}, Finding("times", "times[0]", math.nan, 0.0)),
+        ({"velocities": PAIR.positions[:1]}, Finding("shape", "velocities", 1, 2)),
+        ({"positions": ((1.0, 2.0), (3.0,))}, Finding("shape", "positions[1]", 1, 2)),
+        ({"positions": ((1.0, 2.0), 3.0)}, Finding("shape", "positions[1]", -1, 2)),
+        ({"positions": (((1.0,), (2.0,)), ((3.0,), (4.0,)))}, Finding("shape", "positions", 3, 2)),
+        ({"positions": ((1.0, 2.0), (10**400, 4.0))}, Finding("not_finite", "positions")),
+        ({"positions": ((1.0, 2.0), ("x", 4.0))}, Finding("not_finite", "positions")),
+        ({"velocities": ((1.0, object()), (3.0, 4.0))}, Finding("not_finite", "velocities")),
+        ({"positions": ((1.0, 2.0), (3.0, -math.inf))}, Finding("not_finite", "positions[1] of a", -math.inf)),
+        ({"velocities": ((math.inf, 2.0), (3.0, math.inf))}, Finding("not_finite", "velocities[0] of b", math.inf)),
+        ({"accelerations": PAIR.positions}, Finding("shape", "velocities", 0, 2)),
+    ],
+)
+def test_i21_what_is_wrong_with_a_proposal_is_said_with_name_and_numbers(changes, finding):
+    result = validate(replace(PAIR, **changes), TWO)
+    assert isinstance(result, Chunk) if finding is None else result == finding
+
+
+def test_a_chunk_is_the_proposal_in_the_robots_order():
+    chunk = validate(replace(PAIR, velocities=((5, 6), (7, 8)), accelerations=((9, 10), (11, 12)), points=2), TWO)
+    assert (chunk.source, chunk.sequence, chunk.requested) == (POLICY, 7, 2)
+    assert chunk.times.tolist() == [START + 10**9, START + 2 * 10**9]
+    assert chunk.positions.tolist() == [[2.0, 1.0], [4.0, 3.0]]
+    assert chunk.velocities.tolist() == [[6.0, 5.0], [8.0, 7.0]]
+    assert chunk.accelerations.tolist() == [[10.0, 9.0], [12.0, 11.0]]
+    now = validate(replace(PAIR, source=OVERRIDE, stamp_ns=0, received_ns=START + 5), TWO)
+    assert now.times.tolist() == [START + 5 + 10**9, START + 5 + 2 * 10**9]
+    assert now.velocities is None and now.accelerations is None
 
 
 def test_foreign_frames_are_refused():

@@ -34,6 +34,13 @@ def test_i15_what_comes_without_a_stamp_may_be_as_old_as_the_sleep():
     assert wake.age_ns == 0
 
 
+def test_i15_a_sleep_counts_from_the_last_look_before_it():
+    wake = Wakefulness(0.1)
+    for t in (1000, 1100, 1500, 1510):
+        wake.look(t * MS, t * MS)
+    assert wake.age_ns == 410 * MS
+
+
 def test_a_clock_that_stands_still_keeps_it_waiting():
     wake = Wakefulness(0.1)
     wake.look(7, 0)

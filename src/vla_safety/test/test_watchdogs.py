@@ -58,8 +58,8 @@ def test_i05_a_stamp_lies_in_a_window_on_both_sides(monitor, age_ms, taken):
 def test_i06_a_state_that_is_not_newer_is_dropped(monitor, step):
     assert receive(monitor, 20, now=at(21)) is None
     finding = receive(monitor, 20 + step, now=at(25))
-    assert finding.reason == "state_stamp" and finding.limit == pytest.approx(0.005)
-    assert finding.value == pytest.approx(0.005 - step * 1e-3)
+    age, newest = pytest.approx(0.005 - step * 1e-3), pytest.approx(0.005)
+    assert finding == Finding("state_stamp", "joint_states", age, newest)
     assert monitor.newest.stamp_ns == T0 + 20 * MS
 
 
@@ -166,6 +166,11 @@ def test_tracking_is_judged_joint_by_joint(monitor):
     assert error == pytest.approx([0.3, 1.0])
     assert (finding.reason, finding.subject) == ("tracking_error", "b"), "twice its tolerance, the other 1.2 times"
     assert (finding.value, finding.limit) == (1.0, 0.5)
+
+
+def test_whole_numbers_are_numbers_however_large(monitor):
+    assert receive(monitor, q=[0, 0], v=[-(2**63), 0]) is None
+    assert monitor.at_rest() == Finding("not_at_rest", "a", 2.0**63, 0.125)
 
 
 def test_at_rest_is_below_one_speed_for_all(monitor):

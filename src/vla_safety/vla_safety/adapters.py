@@ -68,8 +68,12 @@ class Host(Protocol):
         ...
 
     def tell(self, cause: str, finding: Finding | None, now: Instant) -> None:
-        """Reports a cause to the filter when it appears or goes, or when a touch has become harder; a finding stops and
-        latches."""
+        """Reports a cause to the filter when it appears or goes, or when a touch has become harder or softer; a finding
+        stops and latches."""
+        ...
+
+    def against(self, now: Instant) -> Finding | None:
+        """What any adapter has against moving the robot."""
         ...
 
     def reconfigure(self, finding: Finding, **changes: Any) -> Answer:
@@ -102,6 +106,10 @@ class Adapter:
 
     def look(self, now: Instant) -> None:
         """Called twice a second, for what takes longer."""
+
+    def against(self, now: Instant) -> Finding | None:
+        """What speaks against moving the robot; asked before it is armed, and before it is led back."""
+        return None
 
     def arming(self) -> Finding | None:
         """The robot is at rest and about to be armed. A finding refuses."""

@@ -69,10 +69,7 @@ class Forces(Adapter):
             self.host.tell("effort", self._torque.check(now), now)
 
     def arming(self) -> Finding | None:
-        for monitor in (self._contact, self._torque):
-            if monitor is not None:
-                monitor.zero()
-        return None
+        return next(filter(None, [monitor.zero() for monitor in (self._contact, self._torque) if monitor]), None)
 
     def diagnostics(self) -> dict[str, object]:
         values: dict[str, object] = {}

@@ -2,7 +2,8 @@
 
 The filter judges by what it has read; a file that changes later changes nothing before `~/reload`, which is refused
 while the robot is armed, and the node's parameters are read-only. So nothing can be loosened by either. But whoever
-tries it believes that it works: the robot is stopped, and the attempt is named.
+tries it believes that it works: the robot is stopped, and the attempt is named; nor is it armed before file and filter
+agree again.
 """
 
 import hashlib
@@ -34,15 +35,23 @@ class Integrity(Adapter):
         super().__init__(host)
         self._fixed = dict(files)
         self._files: dict[str, Path] = {}
-        self._known: dict[str, str] = {}
+        self._read: dict[str, str] = {}
+        self._told: dict[str, str] = {}
         self._marks: dict[str, tuple[int, ...]] = {}
         if isinstance(host, Node):
             host.add_pre_set_parameters_callback(lambda given: host.guarded(self._on_parameters)(given) or given)
 
     def rebuilt(self, parts: Parts) -> None:
-        self._files = self._fixed | {f"mesh {path.name}": path for path in parts.config.mesh_files}
+        self._files = self._fixed | {f"mesh {path}": path for path in parts.config.mesh_files}
         self._marks = {name: _mark(path) for name, path in self._files.items()}
-        self._known = {name: _digest(path) for name, path in self._files.items()}
+        self._read = {name: _digest(path) for name, path in self._files.items()}
+        self._told = dict(self._read)
+
+    def arming(self) -> Finding | None:
+        for name, path in self._files.items():
+            if _digest(path) != self._read[name]:
+                return Finding("rules_differ", f"{name} ({path.name})")
+        return None
 
     def look(self, now: Instant) -> None:
         # A file is read only when its marks say that somebody wrote: reading takes longer than a cycle may.
@@ -52,8 +61,8 @@ class Integrity(Adapter):
             return
         self._marks = marks
         found = {name: _digest(self._files[name]) for name in touched}
-        changed = [name for name, digest in found.items() if digest != self._known[name]]
-        self._known.update(found)  # told once; what the filter judges by is still what it has read
+        changed = [name for name, digest in found.items() if digest not in (self._read[name], self._told[name])]
+        self._told.update(found)
         if changed:
             self._stop(f"{changed[0]} ({self._files[changed[0]].name})", now)
 

@@ -29,11 +29,11 @@ from vla_safety.core.filter import SafetyFilter
 from vla_safety.core.findings import Finding, Verdict
 from vla_safety.core.latch import CarriedFile, LatchFile
 from vla_safety.core.modes import ENABLED, Mode
-from vla_safety.core.records import Answer
+from vla_safety.core.records import Answer, refusal
+from vla_safety.core.supervision import is_news
 from vla_safety.core.validation import Proposal
 from vla_safety.core.wakefulness import Wakefulness
 from vla_safety.core.watchdogs import Instant
-from vla_safety.core.ways import TOUCHES
 from vla_safety.escalation import ControllerSwitch, switch_type
 from vla_safety.force import Forces
 from vla_safety.inputs import EstopInput
@@ -46,11 +46,12 @@ from vla_safety.reduced import ReducedSpeed
 from vla_safety.sources import Sources
 from vla_safety.views import Views
 
+Called = SafetyFilter | RecordedFilter
+
 _STATE_PERIOD = 0.1  # s
 _SLOW_PERIOD = 0.5
 _REPORT_PERIOD = 1.0
 _LOOK_PERIOD = 0.02  # on the steady clock, under simulated time
-_HARDER = 0.1  # of its limit, by which a touch has become harder
 _LONGEST_SLEEP, _LONGEST_SLEEP_IN_LOCKSTEP = 0.1, 2.0  # in lockstep the simulator's clock waits for the filter
 
 
@@ -122,9 +123,9 @@ class SafetyNode(VlaNode):
         self.create_subscription(ActionChunk, "vla_policy/chunk", self._on_chunk, COMMAND)
         for name, act in (
             ("arm", self._arm),
-            ("disarm", self._disarm),
-            ("estop", self._estop),
-            ("reset", self._reset),
+            ("disarm", lambda called, now: called.disarm(now)),
+            ("estop", lambda called, now: called.estop(now)),
+            ("reset", lambda called, now: called.reset(now)),
             ("reload", self._reload),
         ):
             self.create_service(Trigger, f"~/{name}", self._service(name, act))
@@ -160,14 +161,18 @@ class SafetyNode(VlaNode):
         if self._parts is None and self._carried is not None:
             parts = carrying_as_before(parts, self._carried)
         safety = assemble(parts, self._memory)
-        for adapter in self._adapters:
-            adapter.rebuilt(parts)
-        self._urdf, self._parts = urdf, parts
-        self._told.clear()
+        try:
+            for adapter in self._adapters:
+                adapter.rebuilt(parts)
+            recorded = safety if self._log is None else RecordedFilter(safety, self._log, parts)
+        except VlaError:
+            for adapter in self._adapters if self._parts is not None else ():
+                adapter.rebuilt(self._parts)
+            raise
         if self._safety is not None:
             safety.inherit(self._safety)
-        self._safety = safety
-        self._filter = safety if self._log is None else RecordedFilter(safety, self._log, parts)
+        self._urdf, self._parts, self._safety, self._filter = urdf, parts, safety, recorded
+        self._told.clear()
 
     def _start(self) -> None:
         assert self._safety is not None
@@ -251,15 +256,8 @@ class SafetyNode(VlaNode):
         return self._wakefulness.draining
 
     def tell(self, cause: str, finding: Finding | None, now: Instant) -> None:
-        """Reports a cause to the filter when it appears or goes, or when a touch has become harder."""
-        told = self._told.get(cause)
-        harder = (
-            finding is not None
-            and told is not None
-            and finding.reason in TOUCHES
-            and finding.share > told.share + _HARDER
-        )
-        if self._filter is None or ((finding is None) == (told is None) and not harder):
+        """Reports a cause to the filter when it appears or goes, or when a touch has become harder or softer."""
+        if self._filter is None or not is_news(self._told.get(cause), finding):
             return
         if finding is None:
             del self._told[cause]
@@ -267,6 +265,10 @@ class SafetyNode(VlaNode):
             self._told[cause] = finding
         self._filter.report(cause, finding, now)
         self.flush()
+
+    def against(self, now: Instant) -> Finding | None:
+        """What any adapter has against moving the robot."""
+        return next(filter(None, (adapter.against(now) for adapter in self._adapters)), None)
 
     def reconfigure(self, finding: Finding, **changes: Any) -> Answer:
         """Asks the filter for another setup; the old one stays when it refuses."""
@@ -308,12 +310,12 @@ class SafetyNode(VlaNode):
 
     # -- people
 
-    def _service(self, name: str, act: Callable[[Instant], Answer]) -> Callable[..., Trigger.Response]:
+    def _service(self, name: str, act: Callable[[Called, Instant], Answer]) -> Callable[..., Trigger.Response]:
         def serve(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             if self._filter is None:
                 response.success, response.message = False, "no robot description yet"
                 return response
-            answer = act(self.instant())
+            answer = act(self._filter, self.instant())
             self.flush()
             response.success, response.message = answer.success, answer.message
             self.get_logger().info(f"{name}: {answer.message}")
@@ -321,28 +323,15 @@ class SafetyNode(VlaNode):
 
         return serve
 
-    def _arm(self, now: Instant) -> Answer:
-        assert self._filter is not None and self._safety is not None
+    def _arm(self, called: Called, now: Instant) -> Answer:
+        assert self._safety is not None
         if self._safety.mode == Mode.DISARMED:
-            for adapter in self._adapters:
-                finding = adapter.arming()
-                if finding is not None:
-                    return Answer(False, f"{finding.sentence}; {finding.remedy}")
-        return self._filter.arm(now)
+            finding = self.against(now) or next(filter(None, (each.arming() for each in self._adapters)), None)
+            if finding is not None:
+                return refusal(finding)
+        return called.arm(now)
 
-    def _disarm(self, now: Instant) -> Answer:
-        assert self._filter is not None
-        return self._filter.disarm(now)
-
-    def _estop(self, now: Instant) -> Answer:
-        assert self._filter is not None
-        return self._filter.estop(now)
-
-    def _reset(self, now: Instant) -> Answer:
-        assert self._filter is not None
-        return self._filter.reset(now)
-
-    def _reload(self, now: Instant) -> Answer:
+    def _reload(self, _: Called, now: Instant) -> Answer:
         """Reads the safety file again. A wrong one is refused whole, and the old one stays."""
         assert self._safety is not None
         if self._safety.mode != Mode.DISARMED:
@@ -396,15 +385,7 @@ class SafetyNode(VlaNode):
 
     def _publish_diagnostics(self) -> None:
         assert self._safety is not None
-        values: dict[str, object] = {}
-        for adapter in self._adapters:
-            values.update(adapter.diagnostics())
-        if self._log is not None:
-            values["audit_head"] = self._log.head
-        unsaved = self._memory is not None and bool(self._memory.error)
-        if self._memory is not None and unsaved:
-            values["latch_error"] = self._memory.error
-        self._views.publish_diagnostics(self._safety, values, unsaved)
+        self._views.publish_diagnostics(self._safety, self._adapters, self._log, self._memory)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from vla_safety.core.validation import Proposal
 from vla_safety.core.verification import Verifier
 from vla_safety.core.watchdogs import Instant
 
-FORMAT = 3
+FORMAT = 4
 
 
 class RecordedFilter:

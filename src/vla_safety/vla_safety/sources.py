@@ -6,6 +6,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vla_node_base.qos import COMMAND
 from vla_safety.adapters import Adapter, Host
+from vla_safety.core.records import refusal
 from vla_safety.core.validation import OVERRIDE, PLANNER
 from vla_safety.messages import proposal_from_trajectory
 
@@ -38,7 +39,9 @@ class Sources(Adapter):
         if self.host.filter is None:
             response.success, response.message = False, "no robot description yet"
             return response
-        answer = self.host.filter.retreat(self.host.instant())
+        now = self.host.instant()
+        finding = self.host.against(now)
+        answer = refusal(finding) if finding is not None else self.host.filter.retreat(now)
         self.host.flush()
         response.success, response.message = answer.success, answer.message
         self.host.get_logger().info(f"retreat: {answer.message}", throttle_duration_sec=2.0)

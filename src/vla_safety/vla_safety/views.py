@@ -1,6 +1,7 @@
 """What people see of the filter: its state, markers for RViz, diagnostics."""
 
 import time
+from collections.abc import Sequence
 
 from visualization_msgs.msg import MarkerArray
 from vla_msgs.msg import SafetyState
@@ -10,8 +11,11 @@ from vla_node_base.conversions import time_msg
 from vla_node_base.diagnostics import ERROR, OK, WARN, Diagnostics
 from vla_node_base.node import VlaNode
 from vla_node_base.qos import LATCHED
+from vla_safety.adapters import Adapter
+from vla_safety.core.audit import AuditLog
 from vla_safety.core.filter import SafetyFilter
 from vla_safety.core.findings import Finding
+from vla_safety.core.latch import LatchFile
 from vla_safety.core.modes import Mode
 from vla_safety.core.zones import ZoneSet
 from vla_safety.markers import Scene, markers
@@ -64,8 +68,18 @@ class Views:
         if finding.reason.partition(":")[0] in _SHOWN:
             self._violation = finding
 
-    def publish_diagnostics(self, safety: SafetyFilter, more: dict[str, object], warning: bool) -> None:
-        """`/diagnostics`, with `more` values; `warning`: one of them is worth one."""
+    def publish_diagnostics(
+        self, safety: SafetyFilter, adapters: Sequence[Adapter], log: AuditLog | None, memory: LatchFile | None
+    ) -> None:
+        """`/diagnostics`, with what the adapters add; a latch that is not on disk is a warning."""
+        more: dict[str, object] = {}
+        for adapter in adapters:
+            more.update(adapter.diagnostics())
+        if log is not None:
+            more["audit_head"] = log.head
+        warning = memory is not None and bool(memory.error)
+        if memory is not None and warning:
+            more["latch_error"] = memory.error
         now = time.monotonic_ns()
         status = safety.status()
         level = ERROR if status.mode == Mode.ESTOP else WARN if status.mode == Mode.HOLD else OK

@@ -118,7 +118,7 @@ class Conductor:
     def retreat(self, now: Instant, motion: Motion, sequence: int) -> None:
         """Plays a motion from rest where the robot may not be (see Ratchet): first it is held where that begins."""
         self.begin(now, motion.knots(0, 0))
-        self._ratchet = Ratchet(self.verifier)
+        self._ratchet = Ratchet(self.verifier, motion.positions[0])
         self.plan = Plan(motion, RETREAT, sequence, 1.0, int(motion.times[1]), None)
 
     def leading_to(self, position: Array) -> float:

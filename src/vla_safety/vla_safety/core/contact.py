@@ -100,15 +100,23 @@ class ContactMonitor:
         if self._weight is not None:
             self._expected = self._weight.wrench(q)
 
-    def zero(self) -> None:
-        """What is measured now is the sensor's own offset, if it is small; else it goes on to count."""
-        if self._newest is not None and self._within(self._newest, self._limits.max_offset)[2]:
-            self._zero = self._newest
+    def zero(self) -> Finding | None:
+        """What is measured now is the sensor's own offset, if it is small; else a finding, and nothing changes."""
+        if self._newest is None:
+            return None
+        _, value, limit = self._worst(self._newest)
+        if not value <= self._limits.max_offset * limit:
+            return Finding("offset", "wrench", value, self._limits.max_offset * limit)
+        self._zero = self._newest
+        return None
 
-    def _within(self, wrench: Array, part: float = 1.0) -> tuple[float, float, bool]:
-        """Force, torque, and whether both are within `part` of their limits."""
+    def _worst(self, wrench: Array) -> tuple[str, float, float]:
+        """Force or torque, which is the larger part of its limit: reason, value and limit."""
         push, twist = math.hypot(*wrench[:3].tolist()), math.hypot(*wrench[3:].tolist())
-        return push, twist, push <= part * self._limits.max_force and twist <= part * self._limits.max_torque
+        force, torque = self._limits.max_force, self._limits.max_torque
+        if twist / torque > push / force:
+            return "contact_torque", twist, torque
+        return "contact_force", push, force
 
     def receive(
         self, force: tuple[float, float, float], torque: tuple[float, float, float], now: Instant, frame: str = ""
@@ -123,16 +131,12 @@ class ContactMonitor:
         if strange or self._expected is None or not np.isfinite(wrench).all():
             return self._finding
         self._newest, self._heard = wrench - self._expected, now.watch_ns
-        push, twist, within = self._within(self._newest - self._zero)
-        self._above = 0 if within else self._above + 1
-        if within:
+        reason, value, limit = self._worst(self._newest - self._zero)
+        self._above = 0 if value <= limit else self._above + 1
+        if not self._above:
             self._finding = None
         elif self._above >= self._limits.samples:
-            self._finding = (
-                Finding("contact_torque", "wrench", twist, self._limits.max_torque)
-                if push <= self._limits.max_force
-                else Finding("contact_force", "wrench", push, self._limits.max_force)
-            )
+            self._finding = Finding(reason, "wrench", value, limit)
         return self._finding
 
     def check(self, now: Instant) -> Finding | None:

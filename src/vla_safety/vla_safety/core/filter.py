@@ -20,7 +20,7 @@ from vla_safety.core.latch import Memory
 from vla_safety.core.modes import ENABLED, MOVING, Event, Mode, transition
 from vla_safety.core.motion import Motion, nanoseconds
 from vla_safety.core.planning import hold_at
-from vla_safety.core.records import Answer, Output, Plan, Status
+from vla_safety.core.records import Answer, Output, Plan, Status, refusal
 from vla_safety.core.speed import cap_everywhere, is_speed
 from vla_safety.core.validation import OVERRIDE, Form, Proposal, validate
 from vla_safety.core.verification import Verifier
@@ -141,7 +141,7 @@ class SafetyFilter:
         self._take_pending(now)
         finding = self._blocked(now)
         if finding is not None:
-            return Answer(False, f"{finding.sentence}; {finding.remedy}")
+            return refusal(finding)
         measured = self.monitor.newest
         assert measured is not None
         motion = hold_at(
@@ -151,7 +151,7 @@ class SafetyFilter:
             self.config.position_slack,
         )
         if isinstance(motion, Finding):
-            return Answer(False, f"{motion.sentence}; {motion.remedy}")
+            return refusal(motion)
         self._authority.clear()
         self._supervisor.restart(now)
         self._guard.escalated = False
@@ -181,7 +181,7 @@ class SafetyFilter:
             return Answer(True, f"nothing to reset in mode {self.mode.name}")
         finding = self._blocked(now)
         if finding is not None:
-            return Answer(False, f"{finding.sentence}; {finding.remedy}")
+            return refusal(finding)
         if not self._guard.unlatch():
             return Answer(False, "the latched e-stop cannot be removed from disk; check its folder, then reset again")
         self._conductor.forget()
@@ -244,7 +244,8 @@ class SafetyFilter:
             setup: what `verifier` was made of, for a record; not looked at here.
         """
         try:
-            loosened = cap_everywhere(verifier.caps) > cap_everywhere(self._conductor.verifier.caps)
+            current = self.verifier if self._pending is None else self._pending[0]
+            loosened = cap_everywhere(verifier.caps) > cap_everywhere(current.caps)
             stopped = loosened and self.mode in ENABLED
             if stopped:
                 self._guard.halt(now, Event.DISARM, Finding("loosened", "reduced speed"))
@@ -343,6 +344,11 @@ class SafetyFilter:
     def escalated(self) -> bool:
         """A stop did not arrive; what is behind the controller must stop the robot."""
         return self._guard.escalated
+
+    @property
+    def led_back(self) -> bool:
+        """Whether a retreat is under way."""
+        return self._way_out.active
 
     @property
     def monitor(self) -> StateMonitor:

@@ -143,6 +143,7 @@ class Guard:
         if lost.reason == "tracking_error":
             self.latch(lost)
         self.stop(now, lost)
+        self._leaning |= lost.reason == "retreat_pressed"
 
     # ---------------------------------------------------------------- stops
 
@@ -179,7 +180,7 @@ class Guard:
         if finding is None:
             self.supervisor.causes.pop(cause, None)
             return
-        if self.mode in ENABLED:
+        if self.mode in ENABLED or self.way_out.active:
             self._leaning = finding.reason in TOUCHES
         known = self.supervisor.causes.get(cause)
         self.supervisor.causes[cause] = finding
@@ -191,13 +192,15 @@ class Guard:
         one): what was committed before goes on to its stop. A stop is made again, for now."""
         if not self.conductor.retract():
             return
-        plan = self.conductor.drop()
-        if plan is None or self.mode not in ENABLED:
-            due = self.conductor.halt(now, self.monitor)
-            if due is not None:
-                self.supervisor.expect_stop(due)
-        else:
-            self._trouble(plan, now, Finding("late_cycle", "filter", seconds(self.conductor.lead), 0.0))
+        plan, late = self.conductor.drop(), Finding("late_cycle", "filter", seconds(self.conductor.lead), 0.0)
+        if plan is not None and self.mode in ENABLED:
+            self._trouble(plan, now, late)
+            return
+        due = self.conductor.halt(now, self.monitor)
+        if due is not None:
+            self.supervisor.expect_stop(due)
+        if plan is not None:
+            self._say_stopped(plan, late, now)
 
     def fail(self, now: Instant, error: Exception) -> None:
         """A check erred: nothing can be trusted but the committed stop. It plays out, and the e-stop latches."""

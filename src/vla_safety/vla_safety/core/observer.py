@@ -94,11 +94,14 @@ class TorqueMonitor:
         self._observer.restart()
         self._stamp_ns = None
 
-    def zero(self) -> None:
-        """What is estimated now is an error of the model, if it is small; else it goes on to count."""
-        residual = self._observer.residual
-        if np.all(np.abs(residual) <= self._limits.max_offset * self._most):
-            self._bias = residual.copy()
+    def zero(self) -> Finding | None:
+        """What is estimated now is an error of the model, if it is small; else a finding, and nothing changes."""
+        residual, most = self._observer.residual, self._limits.max_offset * self._most
+        j = int(np.argmax(np.abs(residual) / most))
+        if not abs(residual[j]) <= most[j]:
+            return Finding("offset", self._observed[j], float(abs(residual[j])), float(most[j]))
+        self._bias = residual.copy()
+        return None
 
     def receive(
         self,

@@ -297,6 +297,16 @@ REASONS: dict[str, Reason] = {
         "no controller listens on '{subject}'",
         "start the controller, or correct controller.topic in the robot file",
     ),
+    "offset": Reason(
+        "what is felt at rest is too much to be a sensor's or a model's own error",
+        "{subject} feels {value} at rest, {limit} at most are taken as its own error",
+        "free what is touched; if nothing is, tare the sensor, or raise max_offset with care",
+    ),
+    "rules_differ": Reason(
+        "a file that the filter judges by is no longer what the filter has read",
+        "{subject} was changed since it was read",
+        "put the file back, or take it: reload, after a change of the robot file restart",
+    ),
     "loosened": Reason(
         "a limit was loosened while the robot was armed: it was stopped and disarmed",
         "{subject} was loosened while the robot was armed",

@@ -15,6 +15,11 @@ class Answer:
     message: str
 
 
+def refusal(finding: Finding) -> Answer:
+    """No, and why, and what to do."""
+    return Answer(False, f"{finding.sentence}; {finding.remedy}")
+
+
 @dataclass(frozen=True)
 class Status:
     """A picture of the filter; lengths in m, angles in rad."""

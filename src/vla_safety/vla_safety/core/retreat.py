@@ -108,10 +108,11 @@ class Trail:
 
 
 class Ratchet:
-    """Rules for a robot that rests where it may not be: what is violated may only get better, each zone by itself."""
+    """Rules for a robot that rests where it may not be, at `position` (n,): what is violated may only get better, each
+    zone by itself."""
 
-    def __init__(self, verifier: Verifier):
-        self._verifier = verifier = verifier.split()
+    def __init__(self, verifier: Verifier, position: Array):
+        self._verifier = verifier = verifier.split(position)
         self._best = np.full(len(verifier.margins), -np.inf)
         self._above = np.full(len(verifier.limits), np.inf)
         self._below = np.full(len(verifier.limits), np.inf)

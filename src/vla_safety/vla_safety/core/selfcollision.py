@@ -97,7 +97,7 @@ class SelfCollision:
             bounds[:, near] = _segment_distance(a[0], a[1], b[0], b[1]) - self._radii[near]
         return bounds, columns
 
-    def parts(self) -> "Sequence[SelfCollision]":
+    def parts(self, _: Placement) -> "Sequence[SelfCollision]":
         """Every pair has a distance of its own already."""
         return [self]
 

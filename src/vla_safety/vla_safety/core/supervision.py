@@ -14,6 +14,15 @@ from vla_safety.core.verification import Verifier
 from vla_safety.core.watchdogs import Instant, StateMonitor
 from vla_safety.core.ways import TOUCHES
 
+_NOTED = 0.05  # of its limit, by which a touch has become harder or softer
+
+
+def is_news(told: Finding | None, finding: Finding | None) -> bool:
+    """Whether a cause is worth reporting after what was told of it: it came, it went, a touch has changed."""
+    if finding is None or told is None:
+        return finding is not told
+    return finding.reason in TOUCHES and not abs(finding.share - told.share) <= _NOTED  # NaN is news
+
 
 class Supervisor:
     """Watches; decides nothing.

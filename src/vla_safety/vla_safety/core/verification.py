@@ -66,8 +66,8 @@ class DistanceCheck(Protocol):
     def describe(self, column: int, label: int) -> tuple[str, str]:
         """Reason and subject of a finding."""
 
-    def parts(self) -> "Sequence[DistanceCheck]":
-        """The same check, as several that have a distance for each thing to keep away from."""
+    def parts(self, placement: Placement) -> "Sequence[DistanceCheck]":
+        """The same check, as several: what is violated in a configuration has distances of its own."""
 
 
 class Verifier:
@@ -147,9 +147,11 @@ class Verifier:
         """(C,) m: the distances of one configuration (n,), in the order of `margins`."""
         return self._distances(self.model.place(q[None]))[0][0]
 
-    def split(self) -> "Verifier":
-        """The same rules with a distance for each thing to keep away from, not only for the nearest."""
-        parts = [check.parts() for check in self.checks]
+    def split(self, q: Array) -> "Verifier":
+        """The same rules. What is violated in configuration `q` (n,) has distances of its own in them: it does not hide
+        what else is to be kept away from."""
+        placement = self.model.place(q[None])
+        parts = [check.parts(placement) for check in self.checks]
         other = Verifier(self.limits, self.model, [c for group in parts for c in group], self.groups, self.caps)
         other._reported = int(other._bounds[len(parts[0])])
         return other

@@ -8,7 +8,7 @@ from vla_safety.core.conductor import Conductor
 from vla_safety.core.config import SafetyConfig
 from vla_safety.core.findings import Finding
 from vla_safety.core.motion import State, nanoseconds, seconds
-from vla_safety.core.records import Answer
+from vla_safety.core.records import Answer, refusal
 from vla_safety.core.retreat import Trail, left, way_back
 from vla_safety.core.supervision import Supervisor
 from vla_safety.core.validation import RETREAT
@@ -57,6 +57,8 @@ class WayOut:
 
     def record(self, now: Instant) -> None:
         """Remembers where the robot is commanded to be; to be called in each cycle."""
+        touches = self._supervisor.touches()
+        self._felt = {cause: finding for cause, finding in self._felt.items() if cause in touches}
         self._barred = self._barred and self._unconfirmed(now) is None
         if not self._led:  # what it goes back along is not travelled again
             self._trail.record(now.clock_ns, self._conductor.timeline.state(now.clock_ns))
@@ -86,7 +88,7 @@ class WayOut:
             finding = Finding("retreat_held", "operator")
         if finding is None:
             finding = self._conductor.unfinished(now) or self._begin(now)
-        return Answer(True, "going back") if finding is None else Answer(False, f"{finding.sentence}; {finding.remedy}")
+        return Answer(True, "going back") if finding is None else refusal(finding)
 
     def lost(self, now: Instant) -> Finding | None:
         """Why the robot must stop on its way back."""
@@ -100,9 +102,7 @@ class WayOut:
 
     def _pressed(self) -> Finding | None:
         """Whether a touch has become harder. A new one stops by itself; one that is known is what it is led out of."""
-        touches = self._supervisor.touches()
-        self._felt = {cause: finding for cause, finding in self._felt.items() if cause in touches}
-        for cause, finding in touches.items():
+        for cause, finding in self._supervisor.touches().items():
             softest = self._felt[cause] = min(self._felt.get(cause, finding), finding, key=lambda each: each.share)
             if not finding.share <= softest.share + _HARDER:
                 return Finding("retreat_pressed", finding.subject, finding.share, softest.share)

@@ -25,7 +25,10 @@ _REASONS = {
         "slow_zone shared_zone reduced tool obstacles stale_state state_stamp state_invalid state_jump "
         "chunk_timeout late_cycle"
     ),
-    Way.ARM: "mode not_at_rest stopping disarmed override_lost deadman_released deadman_silent no_controller loosened",
+    Way.ARM: (
+        "mode not_at_rest stopping disarmed override_lost deadman_released deadman_silent no_controller loosened "
+        "offset rules_differ"
+    ),
     Way.RESET: (
         "clock_jump estop_input estop_heartbeat stale_wrench stale_effort bypass rules_changed estop advice "
         "planning_scene"

@@ -154,10 +154,19 @@ class ZoneSet:
         """Reason and subject of a finding for a column and zone `label`."""
         return f"zone:{self.zones[label].name}", self._model.body_links[self._bodies[column]]
 
-    def parts(self) -> "Sequence[ZoneSet]":
-        """One for each fence; a body that is inside one of them has a distance of its own from all others."""
+    def parts(self, placement: Placement) -> "Sequence[ZoneSet]":
+        """One for all fences that are kept in a configuration, and one for each that is not."""
+
+        def broken(zones: ZoneSet) -> bool:
+            return not (zones.clearances(placement)[0] >= self.margin).all()
+
+        if not broken(self):
+            return [self]
         fences = [zone for zone in self.zones if zone.kind in ("keep_in", "keep_out")]
-        return [ZoneSet([zone], self._model, self.margin) for zone in fences] or [self]
+        singles = [ZoneSet([zone], self._model, self.margin) for zone in fences]
+        apart = [single for single in singles if broken(single)]
+        kept = [single.zones[0] for single in singles if single not in apart]
+        return [ZoneSet(kept, self._model, self.margin), *apart]
 
     def _columns(self, link: str, members: list[int]) -> NDArray[np.int64]:
         links = self._model.body_links
