@@ -11,6 +11,7 @@ import pytest
 from vla_node_base.domains import free_domain
 
 SCRIPT = """
+    import gc
     import sys
     from dataclasses import dataclass
     from vla_contract.errors import ConfigError
@@ -39,6 +40,7 @@ SCRIPT = """
 
         def deactivate(self):
             print("rests", flush=True)
+            print("frozen" if gc.get_freeze_count() > 10_000 else "not frozen", flush=True)
 
     run(lambda: Clerk("clerk"))
 """
@@ -76,6 +78,7 @@ def test_ends_cleanly(start, number):
     process.send_signal(number)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 0 and "rests" in output and "Traceback" not in output
+    assert "\nfrozen" in output  # the garbage collector leaves alone what was there when work began
 
 
 def test_refused_configuration(start):

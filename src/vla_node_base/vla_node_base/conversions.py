@@ -2,6 +2,7 @@
 
 import array
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -119,7 +120,22 @@ def chunk_from_msg(message: ActionChunkMsg) -> ActionChunk:
     )
 
 
-def image_view(message: Image) -> NDArray[np.uint8]:
+class Picture(Protocol):
+    """What counts of an image message; `sensor_msgs/Image` has it, and `serialized.ImageBytes`."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def encoding(self) -> str: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def data(self) -> Any: ...
+
+
+def image_view(message: Picture) -> NDArray[np.uint8]:
     """RGB pixels (H, W, 3) of an image message; a view without a copy for rgb8 and bgr8.
 
     Raises:

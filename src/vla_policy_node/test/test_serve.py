@@ -25,7 +25,8 @@ from vla_policy_node.config import load_policy_file
 from vla_policy_node.core.model_inputs import ModelInputs, robot_layout
 from vla_policy_node.serve import PolicyServer
 from vla_policy_node.serving.engine import LocalEngine
-from vla_policy_node.worker.client import Answer, Ready, Refusal, Worker
+from vla_policy_node.worker.client import Worker
+from vla_policy_node.worker.events import Answer, Ready, Refusal
 
 # openpi-client 0.1.2 opens its connection in the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vla_contract.interpolation import Trajectory
 from vla_policy_node.core.smoothing import Pace, follow_setpoint, smooth
-from vla_policy_node.core.splicing import Bounds, portion
+from vla_policy_node.core.splicing import Bounds, approach, columns, portion, state_at
 
 
 @given(st.integers(2, 30), st.integers(0, 10_000), st.floats(0.0, 0.05))
@@ -65,6 +65,55 @@ def test_a_portion_is_the_same_curve(a, b):
     grid = np.linspace(start, end, 20)
     if len(part) > 1:
         np.testing.assert_allclose(part.sample(grid).positions, curve.sample(grid).positions, atol=1e-7)
+
+
+@given(st.integers(2, 6), st.floats(-0.2, 1.2), st.integers(0, 2**32))
+def test_a_state_is_a_sample(count, time, seed):
+    rng = np.random.default_rng(seed)
+    times = np.append(0.0, np.cumsum(rng.uniform(2e-3, 0.3, count - 1)))
+    curve = Trajectory(times, *(rng.normal(size=(count, 2)) for _ in range(3)))
+    at = float(rng.choice([time * curve.end, rng.choice(times)]))
+    expected = curve.sample(at)
+    names = ("positions", "velocities", "accelerations")
+    for name, found in zip(names, state_at(curve, at), strict=True):
+        np.testing.assert_allclose(found, getattr(expected, name)[0], rtol=1e-7, atol=1e-7)
+
+
+@given(st.floats(0.05, 1.0), st.integers(0, 2**32))
+def test_an_approach_begins_in_the_state_and_ends_on_the_target(blend, seed):
+    rng = np.random.default_rng(seed)
+    target = Trajectory(np.linspace(0, 1, 6), *(rng.normal(size=(6, 2)) for _ in range(3)))
+    times = np.linspace(0.0, 1.0, 21)
+    state = tuple(rng.normal(size=2) for _ in range(3))
+    wanted = target.sample(times)
+    curve = approach(state, wanted, times, blend)
+    # The gap fades along the quintic that the controller would play to nothing in the same time.
+    ends = (np.stack([have - want[0], np.zeros(2)]) for have, want in zip(state, columns(target), strict=True))
+    gap = Trajectory([0.0, blend], *ends).sample(times)
+    np.testing.assert_allclose(curve.positions, wanted.positions + gap.positions, atol=1e-9)
+    np.testing.assert_allclose(curve.velocities, wanted.velocities + gap.velocities, atol=1e-8)
+    np.testing.assert_allclose(curve.accelerations, wanted.accelerations + gap.accelerations, atol=1e-6)
+
+
+@given(st.integers(2, 6), st.integers(0, 2**32))
+def test_bounds_are_looked_at_where_they_always_were(count, seed):
+    """At four points of each segment and at the end, of the chosen joints, with the samples of the curve itself."""
+    rng = np.random.default_rng(seed)
+    times = np.append(0.0, np.cumsum(rng.uniform(2e-3, 0.3, count - 1)))
+    curve = Trajectory(times, *(rng.normal(size=(count, 3)) for _ in range(3)))
+    bounds = Bounds(*rng.uniform(0.1, 10.0, (3, 2)))
+    looks = (times[:-1, None] + np.diff(times)[:, None] * [0.0, 0.25, 0.5, 0.75]).ravel()
+    inside, end = curve.sample(looks), curve.sample(np.nextafter(curve.end, 0))
+    worst = max(
+        (np.abs(getattr(samples, name)[:, [0, 2]]) / bound).max()
+        for samples in (inside, end)
+        for name, bound in (
+            ("velocities", bounds.velocity),
+            ("accelerations", bounds.acceleration),
+            ("jerks", bounds.jerk),
+        )
+    )
+    assert bounds.excess(curve, np.array([0, 2])) == pytest.approx(worst, rel=1e-6)
 
 
 def test_bounds_are_checked_between_the_knots():

@@ -17,7 +17,8 @@ from conftest import CAMERAS, JOINTS
 from vla_contract.errors import InferenceError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
-from vla_policy_node.worker.client import Answer, Down, Ready, Refusal, Worker, WorkerSpec
+from vla_policy_node.worker.client import Worker, WorkerSpec
+from vla_policy_node.worker.events import Answer, Down, Ready, Refusal
 
 HERE = Path(__file__).parent
 
@@ -78,6 +79,54 @@ def test_sees_the_pixels(start, capfd):
     assert isinstance(event(), Answer)
     seen = []
     wait_for(lambda: seen.append(capfd.readouterr().err) or "pixels {'front': 32256, 'wrist': 12096}" in "".join(seen))
+
+
+def test_an_image_that_came_early_is_not_copied_again(start, capfd):
+    worker, event = start()
+    asked = observation("sum")
+    worker.expect("front", asked.images["front"])
+    asked.images["front"][:] = 0  # nobody changes a picture; here it tells whether it was copied before
+    worker.infer(asked)
+    assert isinstance(event(), Answer)
+    seen = []
+    wait_for(lambda: seen.append(capfd.readouterr().err) or "pixels {'front': 32256, 'wrist': 12096}" in "".join(seen))
+
+
+def test_another_image_than_the_expected_one_is_copied(start, capfd):
+    worker, event = start()
+    worker.expect("front", np.zeros((*CAMERAS["front"], 3), np.uint8))
+    worker.infer(observation("sum"))
+    assert isinstance(event(), Answer)
+    seen = []
+    wait_for(lambda: seen.append(capfd.readouterr().err) or "pixels {'front': 32256, 'wrist': 12096}" in "".join(seen))
+
+
+def test_nothing_is_copied_under_an_inference(start):
+    worker, event = start()
+    worker.infer(observation("slow 0.2"))
+    with pytest.raises(InferenceError, match="under way"):
+        worker.expect("front", np.zeros((*CAMERAS["front"], 3), np.uint8))
+    assert isinstance(event(), Answer)
+    with pytest.raises(InferenceError, match="camera 'left' was not announced; announced are front, wrist"):
+        worker.expect("left", np.zeros((*CAMERAS["front"], 3), np.uint8))
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_where_the_tool_goes_is_told_who_asks(start, wanted):
+    worker, event = start()
+    worker.infer(observation(), path=wanted)
+    path = event().path
+    assert path.shape == (16, 3) if wanted else path is None
+
+
+def test_a_reset_and_an_inference_in_one_breath(start):
+    worker, event = start()
+    for _ in range(20):
+        worker.reset()
+        identifier = worker.infer(observation())
+        answer = event()
+        assert isinstance(answer, Answer) and answer.id == identifier
+    assert worker.restarts == 0
 
 
 def test_one_at_a_time(start):

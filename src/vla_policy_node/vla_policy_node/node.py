@@ -2,18 +2,14 @@
 
 import time
 import uuid
-import zlib
-from typing import Any
 
-import numpy as np
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.action import CancelResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
-from rclpy.serialization import deserialize_message
 from rosgraph_msgs.msg import Clock as ClockMsg
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 from vla_msgs.action import ExecuteTask
 from vla_msgs.msg import ActionChunk as ActionChunkMsg
@@ -21,25 +17,26 @@ from vla_msgs.msg import SafetyState
 
 from vla_contract.errors import ChunkError, ConfigError, VlaError
 from vla_contract.robot import load_robot
-from vla_node_base.conversions import NS, chunk_msg, image_view, seconds, to_ns, trajectory_from_msg
+from vla_node_base.conversions import NS, image_view, seconds, to_ns
 from vla_node_base.lockstep import Lockstep
 from vla_node_base.node import VlaNode, run
 from vla_node_base.qos import COMMAND, LATCHED, SENSOR
+from vla_node_base.serialized import ImageBytes, chunk_bytes, trajectory_from_bytes
 from vla_policy_node.action import TaskServer, result_msg
+from vla_policy_node.cameras import Cameras
 from vla_policy_node.config import load_policy_file
 from vla_policy_node.core.observations import StreamError
 from vla_policy_node.core.scheduling import Reality
 from vla_policy_node.core.task import Outcome, Rules, Task, Verdict
 from vla_policy_node.driving import Driver
 from vla_policy_node.parameters import Parameters
-from vla_policy_node.preflight import ImageFormat, image_misfits, preflight
+from vla_policy_node.preflight import preflight
 from vla_policy_node.reporting import Reporter
 from vla_policy_node.runtime import Result, Runtime, State
 from vla_policy_node.truth import read_truth
-from vla_policy_node.worker.client import Down, Ready, Refusal
+from vla_policy_node.worker.events import Down, Ready, Refusal
 
 _TICK = 0.05  # s
-_FINGERPRINT = 257  # every so many bytes of a picture tell whether it changed
 
 
 class PolicyNode(VlaNode):
@@ -59,8 +56,8 @@ class PolicyNode(VlaNode):
         self._clock_ns = 0
         self._latency_ns = round(self.params.simulated_latency * NS)
         self._safety: SafetyState | None = None
-        self._cameras: list[Any] = []
-        self._formats: dict[str, ImageFormat] = {}
+        self._cameras: Cameras | None = None
+        self._take_events = self.guarded(self._on_events)
 
     # -- lifecycle
 
@@ -145,19 +142,10 @@ class PolicyNode(VlaNode):
 
     # -- streams
 
-    def _on_image(self, camera: str, message: Image) -> None:
-        runtime = self._runtime
-        assert runtime is not None
-        found = ImageFormat(message.width, message.height, message.encoding, message.header.frame_id)
-        if found != self._formats.get(camera):
-            misfits = image_misfits(runtime.robot, camera, found)
-            runtime.buffer.refuse_images(camera, "; ".join(misfits))
-            self._formats[camera] = found
-        stamp = to_ns(message.header.stamp)
-        self._reporter.images[camera].came((self._now() - stamp) / NS)
-        sample = np.frombuffer(message.data, dtype=np.uint8)[::_FINGERPRINT].tobytes()
-        runtime.buffer.add_image(camera, stamp, self._watch(), message, zlib.crc32(sample))
+    def _on_image(self, camera: str, image: ImageBytes) -> None:
         self._try_infer()
+        if self._task is not None and self._runtime is not None:
+            self._runtime.expect(camera, image, image.stamp_ns, self._now())
 
     def _on_joints(self, message: JointState) -> None:
         runtime = self._runtime
@@ -180,13 +168,11 @@ class PolicyNode(VlaNode):
         positions, _ = runtime.buffer.joints_now(self._now(), self._watch())
         if self._command is None:
             return Reality(positions)
-        message = deserialize_message(self._command, JointTrajectory)
-        if tuple(message.joint_names) != runtime.robot.joints or not message.points:
-            return Reality(positions)
         try:
-            return Reality(positions, trajectory_from_msg(message), to_ns(message.header.stamp))
+            stamp_ns, joints, curve = trajectory_from_bytes(self._command)
         except ChunkError:
             return Reality(positions)  # the controller will not play it either
+        return Reality(positions, curve, stamp_ns) if joints == runtime.robot.joints else Reality(positions)
 
     # -- inference
 
@@ -194,14 +180,14 @@ class PolicyNode(VlaNode):
         """Called on the worker's thread: has the executor's thread look at the events."""
         executor = self.executor
         if executor is not None and self.context.ok():
-            executor.create_task(self.guarded(self._on_events))
+            executor.create_task(self._take_events)
 
     def _try_infer(self) -> None:
         runtime, task = self._runtime, self._task
         if runtime is None or task is None or not self._active or self._held is not None:
             return
         try:
-            runtime.try_infer(self._now(), self._watch(), task.started_ns, task.instruction)
+            runtime.try_infer(self._now(), self._watch(), task.started_ns, task.instruction, self._reporter.watched)
             self._reason = ""
         except StreamError as error:
             self._reason = str(error)
@@ -232,12 +218,9 @@ class PolicyNode(VlaNode):
         )
         if event.metadata.ground_truth:
             read_truth(self, self._runtime)
-        if not self._cameras:
-            for name in event.metadata.cameras:
-                topic = self._runtime.robot.cameras[name].topic
-                self._cameras.append(
-                    self.create_subscription(Image, topic, lambda message, n=name: self._on_image(n, message), SENSOR)
-                )
+        if self._cameras is None:
+            clocks, names = (self._now, self._watch), event.metadata.cameras
+            self._cameras = Cameras(self, self._runtime, names, self._reporter.images, clocks, self._on_image)
 
     def _on_down(self, event: Down) -> None:
         self.get_logger().error(f"worker is down: {event.reason}")
@@ -260,7 +243,7 @@ class PolicyNode(VlaNode):
         except (ChunkError, StreamError) as error:
             self._on_failure(str(error))
             return
-        self._chunks.publish(chunk_msg(spliced.chunk, runtime.robot.base_frame))
+        self._chunks.publish(chunk_bytes(spliced.chunk, runtime.robot.base_frame))
         self._driver.take(spliced.chunk, now + round(runtime.policy.timing.margin * NS))
         if spliced.clipped:
             self.get_logger().warning(
@@ -351,7 +334,7 @@ class PolicyNode(VlaNode):
             self.get_logger().warning(f"no stopping motion: {error}; the filter stops at the end of the plan")
             return
         if chunk is not None:
-            self._chunks.publish(chunk_msg(chunk, runtime.robot.base_frame))
+            self._chunks.publish(chunk_bytes(chunk, runtime.robot.base_frame))
 
     # -- what it says
 

@@ -72,9 +72,14 @@ class Reporter:
         trace.header.stamp = time_msg(now_ns)
         self._trace.publish(trace)
 
+    @property
+    def watched(self) -> bool:
+        """Whether somebody looks at where chunks lead the tool."""
+        return bool(self._markers.get_subscription_count())
+
     def show(self, path: NDArray[np.float64] | None, frame: str, now_ns: int) -> None:
         """Draws where the newest chunk leads the tool: (K, 3) m in `frame`."""
-        if path is None or self._markers.get_subscription_count() == 0:
+        if path is None:
             return
         marker = Marker(ns="chunk", type=Marker.LINE_STRIP, action=Marker.ADD)
         marker.header.frame_id = frame

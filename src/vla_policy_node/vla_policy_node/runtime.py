@@ -22,7 +22,8 @@ from vla_policy_node.core.observations import ObservationBuffer, StreamError
 from vla_policy_node.core.scheduling import ChunkScheduler, Reality, Splice
 from vla_policy_node.core.statistics import Meter
 from vla_policy_node.preflight import check_policy
-from vla_policy_node.worker.client import Answer, Down, Event, Ready, Refusal, Worker
+from vla_policy_node.worker.client import Worker
+from vla_policy_node.worker.events import Answer, Down, Event, Ready, Refusal
 
 Array = NDArray[np.float64]
 
@@ -84,6 +85,7 @@ class Runtime:
         self.truth: Mapping[str, Array] = {}  # the newest, where a policy reads it: object -> (7,), see Observation
         self.pending: Pending | None = None
         self._decode, self._notify = decode, notify
+        self._decoded: dict[str, tuple[object, NDArray[np.uint8]]] = {}  # camera -> the newest that was, and its pixels
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         shapes = {name: (camera.height, camera.width) for name, camera in robot.cameras.items()}
         self.worker = Worker(policy.worker(robot.path), shapes, self._on_event)
@@ -155,8 +157,21 @@ class Runtime:
             self.state = State.LOADING
             self.reason = f"starts again in {event.restart_in:g} s: {event.reason}"
 
-    def try_infer(self, now_ns: int, watch_ns: int, since_ns: int, instruction: str) -> bool:
+    def expect(self, camera: str, image: object, stamp_ns: int, now_ns: int) -> None:
+        """Gives an image to the worker while the other cameras' are still on their way, if an inference of `stamp_ns`
+        would be due: then only the last camera's is copied between the observation and its inference."""
+        if not self.usable or self.pending is not None or self.worker.busy or not self.scheduler.due(now_ns, stamp_ns):
+            return
+        try:
+            self.worker.expect(camera, self._pixels({camera: image})[camera])
+        except VlaError:
+            pass  # whether it matters, and what is wrong with it, shows when it is to be used
+
+    def try_infer(self, now_ns: int, watch_ns: int, since_ns: int, instruction: str, path: bool = False) -> bool:
         """Starts the next inference if it is due and the streams make an observation of `since_ns` or later.
+
+        Args:
+            path: somebody wants to see where the chunk leads the tool.
 
         Raises:
             StreamError: when it is due and a stream is missing, stale, skewed, frozen or not as the robot file says.
@@ -174,7 +189,7 @@ class Runtime:
         )
         self.scheduler.begin(paired.stamp_ns)
         try:
-            identifier = self.worker.infer(observation, self.scheduler.prefix(paired.stamp_ns))
+            identifier = self.worker.infer(observation, self.scheduler.prefix(paired.stamp_ns), path)
         except InferenceError as error:
             raise StreamError([str(error)]) from error
         self.pending = Pending(identifier, paired.stamp_ns, paired.positions)
@@ -183,10 +198,13 @@ class Runtime:
     def _pixels(self, images: Mapping[str, object]) -> dict[str, NDArray[np.uint8]]:
         pixels = {}
         for name, image in images.items():
-            try:
-                pixels[name] = self._decode(image)
-            except VlaError as error:
-                raise StreamError([f"camera {name}: {error}"]) from error
+            decoded = self._decoded.get(name)
+            if decoded is None or decoded[0] is not image:
+                try:
+                    decoded = self._decoded[name] = image, self._decode(image)
+                except VlaError as error:
+                    raise StreamError([f"camera {name}: {error}"]) from error
+            pixels[name] = decoded[1]
         return pixels
 
     def splice(self, result: Result, now_ns: int, reality: Reality, task_id: str, instruction: str) -> Splice:

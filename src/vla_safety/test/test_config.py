@@ -79,6 +79,7 @@ def test_files_of_meshes_are_read_and_named_those_of_points_are_not(tmp_path):
     assert found.mesh_files == (tmp_path / "cube.obj",)
     places = (("ball", 4), ("file", 12), ("points", 17))
     assert [z.title for z in found.zones] == [f"zone '{n}' ({tmp_path / 'cell.yaml'}, line {k})" for n, k in places]
-    assert sorted(found.zones[1].mesh.points) == sorted((0.5 * x, 0.5 * y, 0.5 * z) for x, y, z in CORNERS)
-    assert found.zones[1].mesh.file == "" and found.zones[2].mesh.points == tuple(CORNERS)
+    read = found.zones[1].mesh
+    assert (read.file, read.scale, sorted(read.points)) == ("", 0.5, sorted(CORNERS))
+    assert found.zones[2].mesh.points == tuple(CORNERS)
     assert load(tmp_path).mesh_files == ()

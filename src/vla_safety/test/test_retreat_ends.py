@@ -1,11 +1,16 @@
 """What ends a retreat for good, and what it keeps when rules change under it."""
 
+from dataclasses import replace
+
 import numpy as np
-from rig import HOME, START, check_envelope
+import pytest
+from rig import HOME, START, Rig, check_envelope, make_filter
 from test_retreat import AWAY, PARTS, STEP, confirm, go_back, hand, stop, travelled
 
 from vla_safety.building import Setup, make_verifier
-from vla_safety.core.findings import Finding
+from vla_safety.core.findings import Decision, Finding, Verdict
+from vla_safety.core.modes import Mode
+from vla_safety.core.records import Answer
 from vla_safety.core.zones import Box, ZoneSpec
 
 
@@ -77,3 +82,70 @@ def test_i02_a_retreat_leads_the_controller_to_where_the_robot_is_within_the_lim
     assert confirm(rig).success
     rig.run(1.0)
     check_envelope(rig.controller)
+
+
+def disarmed():
+    """A robot that was disarmed on its way, and is led back."""
+    rig = travelled(1.0)
+    rig.filter.disarm(rig.instant)
+    rig.collect()
+    rig.run(0.8)
+    assert confirm(rig) == Answer(True, "going back")
+    rig.run(STEP)
+    return rig
+
+
+def test_i21_the_end_of_a_way_back_is_told_and_its_speed_is_its_own():
+    rig = disarmed()
+    assert confirm(rig) == Answer(True, "going back, 100% of the path is left")
+    assert rig.filter.status().speed_scale == 1.0
+    while rig.filter.plan is not None:
+        rig.run(STEP)
+        confirm(rig)
+    end = Finding("retreat_end", "path")
+    ends = [decision for decision in rig.decisions if decision.source == "retreat"]
+    assert [replace(decision, stamp_ns=0) for decision in ends][:1] == [Decision(Verdict.STOPPED, "retreat", 1, end)]
+    assert rig.filter.mode == Mode.DISARMED and np.allclose(rig.controller.state[0], HOME, atol=1e-4)
+
+
+def test_i20_a_robot_that_did_not_move_has_no_way_back():
+    end = Finding("retreat_end", "path")
+    rig = Rig()
+    rig.filter.disarm(rig.instant)
+    rig.run(0.2)
+    assert confirm(rig) == Answer(False, f"{end.sentence}; {end.remedy}")
+
+
+@pytest.mark.parametrize("pushed", [False, True])
+def test_i20_who_lets_go_may_go_on_but_a_robot_that_was_pushed_off_its_way_is_latched(pushed):
+    rig = disarmed()
+    for _ in range(5):
+        rig.run(STEP)
+        assert confirm(rig).success
+    released = rig.now
+    if pushed:
+        rig.measured_offset[0] = 0.08
+    rig.run(0.6)
+    last = rig.decisions[-1]
+    assert (last.verdict, last.source) == (Verdict.STOPPED, "retreat")
+    if pushed:
+        assert last.finding == Finding("tracking_error", "fr3_joint1", pytest.approx(0.08), 0.05)
+        assert (rig.filter.mode, rig.filter.finding) == (Mode.ESTOP, last.finding)
+    else:
+        silence = (last.stamp_ns - released) * 1e-9
+        assert last.finding == Finding("retreat_released", "operator", pytest.approx(silence), 0.5)
+        assert (rig.filter.mode, rig.filter.finding) == (Mode.DISARMED, Finding("disarmed", "operator"))
+    rig.run(1.0)
+    assert not rig.controller.state[1].any()
+
+
+def test_i20_a_filter_that_takes_the_place_of_another_knows_the_way():
+    rig = travelled(1.0)
+    rig.filter.disarm(rig.instant)
+    rig.collect()
+    rig.run(0.8)
+    before, rig.filter = rig.filter, make_filter()
+    rig.filter.inherit(before)
+    rig.run(STEP)
+    go_back(rig, mode=Mode.DISARMED)
+    assert np.allclose(rig.controller.state[0][:7], HOME[:7], atol=1e-4)

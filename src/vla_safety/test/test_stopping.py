@@ -177,6 +177,30 @@ def test_a_stop_along_the_path_needs_path():
     assert stop_along(Motion.at(0, rest(HOME)), 0, LIMITS) is None
 
 
+@pytest.mark.parametrize("speed", [0.6, 1.2])
+@pytest.mark.parametrize("push", [-0.8, 0.5])
+def test_i02_the_knots_of_a_stop_along_a_path_belong_together(speed, push):
+    """On q(s) = speed s + push s^2 / 2 the rate u follows from the velocity, its change r from the acceleration. With
+    constant jerk between two knots, u changes by the mean of r, and s by the u between."""
+    s = np.array([0.0, 0.4, 0.7])
+    q, v, a = np.repeat(MIDDLE[None], 3, 0), np.zeros((3, N)), np.zeros((3, N))
+    q[:, 2] += speed * s + push * s**2 / 2
+    v[:, 2], a[:, 2] = speed + push * s, push
+    motion = stop_along(Motion(np.round(s * 1e9).astype(np.int64), q, v, a), 0, LIMITS, 0.9)
+    t = (motion.times - motion.start) * 1e-9
+    way = (np.sqrt(speed**2 + 2 * push * (motion.positions[:, 2] - MIDDLE[2])) - speed) / push
+    there = speed + push * way
+    u = motion.velocities[:, 2] / there
+    r = (motion.accelerations[:, 2] - push * u**2) / there
+    assert u[0] == pytest.approx(1.0) and u[-1] == r[-1] == 0.0 and len(t) >= 4
+    assert (np.diff(u) < 0).all() and (r <= 1e-9).all()
+    for k in range(len(t) - 2):  # the last one holds the end of the phase of even braking, which is too near to the end
+        since, change = t[k + 1] - t[k], r[k + 1] - r[k]
+        assert u[k + 1] - u[k] == pytest.approx(since * (r[k + 1] + r[k]) / 2, abs=1e-6)
+        assert way[k + 1] - way[k] == pytest.approx(since * (u[k + 1] + u[k]) / 2 - since**2 * change / 12, abs=1e-7)
+    assert not np.delete(motion.velocities, 2, axis=1).any()
+
+
 def test_along_a_straight_path_at_full_speed_it_takes_as_long_as_the_known_value():
     """Joint 1 of an FR3 at 2.62 rad/s: 0.264 s and 0.346 rad, whichever the shape."""
     v = np.zeros(N)

@@ -16,6 +16,8 @@ from vla_safety.core.kinematics import RobotModel
 from vla_safety.core.latch import CarriedFile
 from vla_safety.core.modes import Mode
 from vla_safety.core.motion import Motion, rest
+from vla_safety.core.tools import ToolShape, ToolSpec, bodies, contacts, loads, mounted, with_links
+from vla_safety.core.urdf import Description, parse_urdf
 from vla_safety.recording import RecordedFilter, replay
 
 CELL = yaml.safe_load((BRINGUP / "config/safety/cell.yaml").read_text())
@@ -244,3 +246,93 @@ def test_i19_a_change_of_tool_replays_bit_for_bit(tmp_path):
     assert found.different is None and found.decisions >= 1
     # The record begins with what was mounted, so a filter that starts with the tool replays as well.
     assert replace(parts, setup=setup).setup.tool == "rod"
+
+
+# ------------------------------------------------------------------ by themselves
+
+TURN = (0.0, 0.0, np.pi / 2)  # of the x axis onto the y axis
+SHAPES = {
+    "box": {"center": (1, 0, 0), "size": (2, 4, 6), "rpy": TURN},
+    "sphere": {"center": (1, 2, 3), "radius": 0.5},
+    "cylinder": {"center": (1, 0, 0), "radius": 0.5, "length": 4.0, "rpy": (np.pi / 2, 0, 0)},
+    "capsule": {"center": (1, 0, 0), "radius": 0.25, "length": 2.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "points", "radius"),
+    [
+        ("box", [(x, y, z) for x in (-1, 3) for y in (-1, 1) for z in (-3, 3)], 0.0),
+        ("sphere", [(1, 2, 3)], 0.5),
+        ("cylinder", [(1, -2, 0), (1, 2, 0)], 0.5),
+        ("capsule", [(1, 0, -1), (1, 0, 1)], 0.25),
+    ],
+)
+def test_a_tools_bodies_are_where_the_file_says(kind, points, radius):
+    spec = ToolSpec(parent="hand", shapes=(ToolShape(**{kind: SHAPES[kind]}),), mass=0.5, center_of_mass=(1, 2, 3))
+    (body,) = bodies({"rod": spec})
+    assert (body.link, body.radius) == ("rod", radius)
+    assert sorted(map(tuple, body.points.round(12).tolist())) == sorted(points)
+    (load,) = loads({"rod": spec})
+    assert (load.link, load.mass, load.center.tolist()) == ("rod", 0.5, [1, 2, 3])
+
+
+def test_a_tool_is_a_link_that_is_fixed_to_its_parent():
+    tool = ToolSpec(**{**ROD, "parent": "fr3_hand", "xyz": (1, 2, 3), "rpy": TURN})
+    urdf = parse_urdf(ROBOT.urdf())
+    found = with_links(urdf, {"rod": tool}, {"ball": ToolSpec(**BALL)})
+    assert found.links == (*urdf.links, "rod", "ball") and found.joints[:-2] == urdf.joints
+    rod, ball = found.joints[-2:]
+    assert (rod.name, rod.kind, rod.parent, rod.child) == ("rod_mount", "fixed", "fr3_hand", "rod")
+    assert (ball.name, ball.kind, ball.parent, ball.child) == ("ball_mount", "fixed", "rod", "ball")
+    np.testing.assert_allclose(rod.rotation, [[0, -1, 0], [1, 0, 0], [0, 0, 1]], atol=1e-15)
+    assert (rod.translation.tolist(), rod.axis.tolist(), rod.mimic, rod.travel) == ([1, 2, 3], [1, 0, 0], None, 0.0)
+
+
+def test_what_a_tool_may_touch_is_its_parent_and_what_it_lists():
+    tools, payloads = {"rod": ToolSpec(**ROD)}, {"ball": ToolSpec(**{**BALL, "allowed_contacts": ("ball",)})}
+    links = with_links(parse_urdf(ROBOT.urdf()), tools, payloads).links
+    assert {tuple(sorted(pair)) for pair in contacts(tools, payloads, links)} == {
+        ("fr3_hand_tcp", "rod"), ("fr3_leftfinger", "rod"), ("fr3_rightfinger", "rod"), ("ball", "rod")
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ToolShape(sphere=SHAPES["sphere"], box=SHAPES["box"]),
+         "Value error, give one of box, sphere, cylinder, capsule ["),
+        (lambda: ToolShape(), "Value error, give one of box, sphere, cylinder, capsule ["),
+        (lambda: with_links(SMALL, {"a": SPEC}, {}), "tool 'a' has the name of a link or of a tool; give it another"),
+        (lambda: with_links(SMALL, {"t": SPEC}, {"t": SPEC}),
+         "payload 't' has the name of a link or of a tool; give it another"),
+        (lambda: with_links(SMALL, {"t": ToolSpec(**{**ROD, "parent": "x"})}, {}),
+         "tool 't': parent: unknown link 'x'; known: a, b"),
+        (lambda: with_links(SMALL, {"t": SPEC}, {"p": ToolSpec(**{**ROD, "parent": "x"})}),
+         "payload 'p': parent: unknown link 'x'; known: a, b, t"),
+        (lambda: mounted({"t": SPEC}, {}, "x", ""), "unknown tool 'x'; known: t"),
+        (lambda: mounted({"t": SPEC}, {"p": SPEC}, "", "x"), "unknown payload 'x'; known: p"),
+        (lambda: mounted({"t": SPEC}, {"p": ToolSpec(**{**ROD, "parent": "t"})}, "", "p"),
+         "payload 'p' hangs on tool 't', but no tool is mounted; mount that tool, or choose another payload"),
+        (lambda: mounted({"t": SPEC, "u": SPEC}, {"p": ToolSpec(**{**ROD, "parent": "t"})}, "u", "p"),
+         "payload 'p' hangs on tool 't', but tool 'u' is mounted; mount that tool, or choose another payload"),
+        (lambda: contacts({"t": SPEC}, {}, ("a",)),
+         "tool or payload 't': allowed_contacts: unknown link 'fr3_leftfinger'; known: a"),
+    ],
+)  # fmt: skip
+def test_i07_what_does_not_fit_is_refused_by_name(call, message):
+    with pytest.raises((ConfigError, ValueError)) as error:
+        call()
+    assert message in str(error.value) if message.endswith("[") else str(error.value) == message
+
+
+def test_what_is_carried_is_what_was_named():
+    tools, payloads = {"t": SPEC, "u": SPEC}, {"p": SPEC, "q": ToolSpec(**{**ROD, "parent": "t"})}
+    for tool, payload, names in (
+        ("", "", []), ("t", "", ["t"]), ("", "p", ["p"]), ("u", "p", ["u", "p"]), ("t", "q", ["t", "q"]),
+    ):  # fmt: skip
+        assert list(mounted(tools, payloads, tool, payload)) == names
+
+
+SMALL = Description("a", ("a", "b"), (), ())
+SPEC = ToolSpec(**{**ROD, "parent": "a"})

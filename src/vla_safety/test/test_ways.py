@@ -30,7 +30,7 @@ def test_i20_the_way_out_fits_what_stopped_the_robot(way, reasons):
 
 
 def test_i20_a_touch_is_what_a_retreat_leads_out_of():
-    assert TOUCHES == {"contact_force", "contact_torque", "external_torque"}
+    assert {"contact_force", "contact_torque", "external_torque"} == TOUCHES
     assert {way_out(reason) for reason in TOUCHES} == {Way.BACK}
 
 

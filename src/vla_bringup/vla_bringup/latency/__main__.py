@@ -79,7 +79,6 @@ class Bench:
 
     def _play(self, graph: Graph, note: str) -> GraphResult:
         self._step(note, 0.0)
-        self._measure_bare()
         folder = self._folder / graph.name
         result = run_graph(graph, self._robot, self._pace, folder, lambda seconds: self._step("", seconds))
         self._phases += result.phases
@@ -101,7 +100,12 @@ class Bench:
 
     def _burning(self) -> GraphResult:
         phase = Phase(f"burn constant {MODEL_MS}", 2 * self._options.seconds)
-        return self._play(Graph("burning", True, 2, _USUAL, [phase]), "usual schedule, a model that computes")
+        graph = Graph("burning", True, 2, _USUAL, [phase])
+        # Right before and right after: what else the machine does changes within minutes.
+        self._measure_bare()
+        result = self._play(graph, "usual schedule, a model that computes")
+        self._measure_bare()
+        return result
 
     def _cameras(self) -> GraphResult:
         phase = Phase(f"sleep constant {MODEL_MS}", 2 * self._options.seconds)

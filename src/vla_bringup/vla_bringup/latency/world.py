@@ -12,7 +12,6 @@ Header stamps are of the wall clock, because the nodes compare them with it; tim
 import array
 import json
 import os
-import struct
 import sys
 import threading
 import time
@@ -27,7 +26,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.action import ActionClient
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.serialization import serialize_message
+from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import Image, JointState
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -37,8 +36,9 @@ from vla_msgs.msg import ActionChunk, PolicyStatus, SafetyDecision, SafetyState
 from vla_contract.errors import VlaError
 from vla_contract.interpolation import Trajectory
 from vla_contract.robot import Camera, Robot, load_robot
-from vla_node_base.conversions import NS, duration_msg, image_msg, time_msg, to_ns, trajectory_from_msg
+from vla_node_base.conversions import duration_msg, image_msg, time_msg, to_ns
 from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
+from vla_node_base.serialized import trajectory_from_bytes
 
 START_TIMEOUT = 60.0  # s for policy and filter to come up
 ARM_TIMEOUT = 20.0  # s
@@ -47,8 +47,6 @@ MOST_STOPS = 10  # in one phase
 SETTLE = 1.0  # s of a task that are not counted: the first chunks come from rest
 AT_REST = 0.005  # rad/s
 _PICTURES = 4  # that take turns, so that no camera looks frozen
-_STAMP = struct.Struct("<iI")  # of a header, behind the four bytes that begin every serialised message
-_STAMP_AT = 4
 _POLICY = "vla_policy"
 _ARMED = (SafetyState.ARMED, SafetyState.HOLD)
 
@@ -62,7 +60,11 @@ class World:
 
     def __init__(self, robot: Robot):
         self._robot = robot
-        self._node = rclpy.create_node("vla_bench_world")
+        # The filter wants the robot file's controller to listen, by its name. And a robot's drivers are lean: the stack
+        # waits for what this process takes of the processor. The usual executor looks at every entity for every
+        # message, so there are only those that are needed.
+        name = robot.controller.name or "vla_bench_world"
+        self._node = rclpy.create_node(name, enable_rosout=False, start_parameter_services=False)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
         self._status: PolicyStatus | None = None
@@ -80,6 +82,7 @@ class World:
             (self._node.create_publisher(Image, camera.topic, SENSOR), _pictures(camera, seed))
             for seed, camera in enumerate(robot.cameras.values())
         ]
+        self._joint_state = JointState(name=list(robot.joints))
         self._joints = self._node.create_publisher(JointState, robot.joint_states.topic, SENSOR)
         self._arm = self._node.create_client(Trigger, "vla_safety/arm")
         self._reset = self._node.create_client(Trigger, "vla_safety/reset")
@@ -91,8 +94,8 @@ class World:
 
     def _subscribe(self) -> None:
         subscribe = self._node.create_subscription
-        subscribe(JointTrajectory, self._robot.controller.topic, self._on_command, COMMAND)
-        subscribe(ActionChunk, "vla_policy/chunk", self._on_chunk, COMMAND)
+        subscribe(JointTrajectory, self._robot.controller.topic, self._on_command, COMMAND, raw=True)
+        subscribe(ActionChunk, "vla_policy/chunk", self._on_chunk, COMMAND, raw=True)
         subscribe(SafetyDecision, "vla_safety/decision", self._on_decision, EVENT)
         subscribe(PolicyStatus, "vla_policy/status", lambda m: setattr(self, "_status", m), LATCHED)
         subscribe(SafetyState, "vla_safety/state", lambda m: setattr(self, "_state", m), LATCHED)
@@ -102,15 +105,19 @@ class World:
 
     def _forget(self) -> None:
         self._stamps: dict[int, int] = {}
-        self._chunks: dict[int, tuple[int, int, int]] = {}
+        self._chunks: list[tuple[bytes, int]] = []  # as they came, and when they were published
         self._commands: list[tuple[int, int]] = []
         self._decisions: list[tuple[int, int, int, int]] = []
 
     def notes(self) -> dict[str, Any]:
         """Since the last call, as `figures.Seen` for JSON."""
+        chunks = {}
+        for data, published in self._chunks:
+            chunk = deserialize_message(data, ActionChunk)
+            chunks[int(chunk.sequence)] = to_ns(chunk.header.stamp), published, to_ns(chunk.inference_time)
         taken = {
             "stamps": self._stamps,
-            "chunks": self._chunks,
+            "chunks": chunks,
             "commands": self._commands,
             "decisions": self._decisions,
         }
@@ -121,19 +128,18 @@ class World:
         """The middleware stamps by the wall clock."""
         return wall_ns - self._offset
 
-    def _on_chunk(self, message: ActionChunk, info: Any) -> None:
-        inference = to_ns(message.inference_time)
-        stamp = to_ns(message.header.stamp)
-        self._chunks[int(message.sequence)] = (stamp, self._steady(info["source_timestamp"]), inference)
+    def _on_chunk(self, message: bytes, info: Any) -> None:
+        self._chunks.append((message, self._steady(info["source_timestamp"])))
 
     def _on_decision(self, message: SafetyDecision, info: Any) -> None:
         if message.source == "policy":
             decided = self._steady(info["source_timestamp"])
             self._decisions.append((decided, int(message.sequence), int(message.verdict), to_ns(message.latency)))
 
-    def _on_command(self, message: JointTrajectory, info: Any) -> None:
+    def _on_command(self, message: bytes, info: Any) -> None:
         self._commands.append((self._steady(info["source_timestamp"]), self._steady(info["received_timestamp"])))
-        self._plans = [*self._plans[-1:], (to_ns(message.header.stamp), trajectory_from_msg(message))]
+        stamp, _, plan = trajectory_from_bytes(message)
+        self._plans = [*self._plans[-1:], (stamp, plan)]
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -153,7 +159,7 @@ class World:
                 if at >= plan.end:
                     self._velocity = np.zeros_like(self._velocity)
                 break
-        message = JointState(name=list(self._robot.joints))
+        message = self._joint_state
         message.header.stamp = time_msg(now)
         message.position = array.array("d", self._position.tobytes())
         message.velocity = array.array("d", self._velocity.tobytes())
@@ -166,10 +172,10 @@ class World:
         self._offset = stamp - taken
         self._stamps[stamp] = taken
         for publisher, pictures in self._images:
-            picture = pictures[self.sent % _PICTURES]
             # A camera's driver has its message ready; making one anew here would count as the stack's.
-            _STAMP.pack_into(picture, _STAMP_AT, stamp // NS, stamp % NS)
-            publisher.publish(bytes(picture))
+            picture = pictures[self.sent % _PICTURES]
+            picture.header.stamp = time_msg(stamp)
+            publisher.publish(picture)
         self.sent += 1
 
     # -- the operator
@@ -285,12 +291,12 @@ def _still(robot: Robot) -> Trajectory:
     return Trajectory(np.array([0.0, 1e-3]), rows, np.zeros_like(rows))
 
 
-def _pictures(camera: Camera, seed: int) -> list[bytearray]:
-    """Serialised messages of random pixels, ready but for their stamps."""
+def _pictures(camera: Camera, seed: int) -> list[Image]:
+    """Messages of random pixels, ready but for their stamps."""
     random = np.random.default_rng(seed)
     shape = (camera.height, camera.width, 3)
     pixels = (random.integers(0, 256, shape, dtype=np.uint8) for _ in range(_PICTURES))
-    return [bytearray(serialize_message(image_msg(each, camera.frame, 0))) for each in pixels]
+    return [image_msg(each, camera.frame, 0) for each in pixels]
 
 
 def _say(**facts: Any) -> None:

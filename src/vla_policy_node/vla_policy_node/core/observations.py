@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -298,16 +299,15 @@ class ObservationBuffer(Generic[T]):
         return []
 
     def _state_at(self, stamp_ns: int) -> tuple[Array, Array]:
-        stamps = [state.stamp_ns for state in self._states]
-        k = bisect_left(stamps, stamp_ns)
-        if 0 < k < len(stamps):
+        k = bisect_left(self._states, stamp_ns, key=attrgetter("stamp_ns"))
+        if 0 < k < len(self._states):
             before, after = self._states[k - 1], self._states[k]
             share = (stamp_ns - before.stamp_ns) / (after.stamp_ns - before.stamp_ns)
             return (
                 before.positions + share * (after.positions - before.positions),
                 before.velocities + share * (after.velocities - before.velocities),
             )
-        nearest = self._states[min(k, len(stamps) - 1)]
+        nearest = self._states[min(k, len(self._states) - 1)]
         gap = abs(nearest.stamp_ns - stamp_ns) * _NS
         if gap > self.tolerances.skew:
             side = "behind" if nearest.stamp_ns < stamp_ns else "ahead of"

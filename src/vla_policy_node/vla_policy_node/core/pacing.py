@@ -41,15 +41,19 @@ class Pacer:
     def __init__(self, execution_horizon: float, margin: float, blend: float):
         self._horizon, self._margin, self._blend = execution_horizon, margin, blend
         self._latencies: deque[float] = deque(maxlen=_REMEMBERED)
+        self._expected: float | None = 0.0  # None: to be computed
 
     def measured(self, latency: float) -> None:
         """An inference took `latency` s from its observation to its chunk."""
         self._latencies.append(max(0.0, latency))
+        self._expected = None
 
     @property
     def expected(self) -> float:
         """s that the next inference should be expected to take, nine times in ten no more; 0: none measured."""
-        return float(np.quantile(self._latencies, 0.9)) if self._latencies else 0.0
+        if self._expected is None:  # asked for with every joint state and image, changed once for each chunk
+            self._expected = float(np.quantile(self._latencies, 0.9))
+        return self._expected
 
     @property
     def longest(self) -> float:

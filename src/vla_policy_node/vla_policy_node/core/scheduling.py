@@ -18,7 +18,7 @@ from vla_contract.interpolation import Trajectory
 from vla_contract.limits import JointLimits
 from vla_policy_node.core.pacing import Pacer, Refill
 from vla_policy_node.core.shaping import Shaper
-from vla_policy_node.core.splicing import APART, join, portion, rest_at, snap, state_at
+from vla_policy_node.core.splicing import APART, end_of, join, knots, portion, rest_at, snap, state_at
 from vla_policy_node.core.targets import Ensemble, Target, TargetMaker
 
 Array = NDArray[np.float64]
@@ -237,18 +237,18 @@ class ChunkScheduler:
                 "after it: "
                 "inference takes longer than the horizon; use a longer horizon or a faster model"
             )
-        state = state_at(base, at)
+        head = portion(base, start, at)
+        state = end_of(head)
         shape = self._shaper.shape(state, target, at)
-        published = join(portion(base, start, at), shape.curve)
-        after = published.sample(at).positions[0]
-        mismatch = np.abs(state_at(target.curve, at)[0] - state[0])[self._arm]
+        published = join(head, shape.curve)
+        mismatch = np.abs(shape.wanted - state[0])[self._arm]
         self._plan = self._with_history(base, kind, start, published)
         self._length = published.end - stamp
         self._rests, self._starving = rests, False
         return Splice(
             chunk.with_trajectory(_shifted(published, -stamp)),
             kind,
-            float(np.abs(after - state[0]).max()),
+            float(np.abs(shape.curve.positions[0] - state[0]).max()),
             float(mismatch.max(initial=0.0)),
             shape.blend,
             shape.stretch,
@@ -274,11 +274,12 @@ class ChunkScheduler:
         at = now + self.schedule.margin
         base, kind = self._base(now, at, reality)
         start, at = snap(base, max(now, base.start)), snap(base, max(at, base.start))
-        state = state_at(base, at)
+        head = portion(base, start, at)
+        state = end_of(head)
         if kind == "rest" or np.abs(state[1]).max() < 1e-4:
             return None
         tail = self._shaper.brake(state, at, self._targets.low, self._targets.high)
-        published = join(portion(base, start, at), tail)
+        published = join(head, tail)
         self._plan = self._with_history(base, kind, start, published)
         return _shifted(published, -self._seconds(self._observed_ns))
 
@@ -293,26 +294,25 @@ class ChunkScheduler:
             # The chunk comes just in time: behind the plan's end the controller brakes, or else this does.
             plan = self._braked(plan, at) if command is None else None
         if command is None:
-            tracked = plan is not None and self._near(plan.sample(now).positions[0], reality.positions)
+            tracked = plan is not None and self._near(state_at(plan, now)[0], reality.positions)
             if plan is not None and tracked and reality.command is None:
                 return plan, "plan"
             still = np.clip(reality.positions, self._limits.min_position, self._limits.max_position)
             return rest_at(still, now, at), "rest"
-        if plan is not None:
-            meet = max(command.start, now)
-            gap = np.abs(plan.sample(meet).positions - command.sample(meet).positions).max()
-            if gap <= self.schedule.followed:
-                return plan, "plan"
-        return command, "command"
+        curve, meet, there = command
+        if plan is not None and np.abs(state_at(plan, meet)[0] - there).max() <= self.schedule.followed:
+            return plan, "plan"
+        return curve, "command"
 
     def _braked(self, plan: Trajectory, at: float) -> Trajectory:
         """`plan`, then to rest, and at rest until `at`."""
-        tail = self._shaper.brake(state_at(plan, plan.end), plan.end, self._targets.low, self._targets.high)
+        tail = self._shaper.brake(end_of(plan), plan.end, self._targets.low, self._targets.high)
         braked = join(plan, tail)
         return braked if braked.end >= at else join(braked, rest_at(braked.positions[-1], braked.end, at))
 
-    def _command(self, now: float, at: float, reality: Reality) -> Trajectory | None:
-        """The controller's trajectory up to `at`, if the robot really follows it."""
+    def _command(self, now: float, at: float, reality: Reality) -> tuple[Trajectory, float, Array] | None:
+        """The controller's trajectory up to `at`, if the robot really follows it; and when it is met (now, or when it
+        begins), and where (n,)."""
         played = reality.command
         if played is None:
             return None
@@ -320,25 +320,25 @@ class ChunkScheduler:
         velocities = np.zeros_like(played.positions) if played.velocities is None else played.velocities
         accelerations = np.zeros_like(played.positions) if played.accelerations is None else played.accelerations
         curve = Trajectory(times, played.positions, velocities, accelerations)
-        if not self._near(curve.sample(max(now, curve.start)).positions[0], reality.positions):
+        meet = max(now, curve.start)
+        there = state_at(curve, meet)[0]
+        if not self._near(there, reality.positions):
             return None
         if curve.start > now:
             # It begins in a moment; until then the robot is about where it begins.
             at = max(at, curve.start)
         if curve.end < at:
             end = rest_at(curve.positions[-1], max(curve.end, now), at)
-            return end if curve.end <= now else join(curve, end)
-        return curve
+            curve = end if curve.end <= now else join(curve, end)
+        return curve, meet, there
 
     def _near(self, one: Array, other: Array) -> bool:
         return bool((np.abs(one - other)[self._arm] <= self.schedule.tracking).all())
 
     def _with_history(self, base: Trajectory, kind: Base, start: float, published: Trajectory) -> Trajectory:
         """The plan: what is published, after what was executed before."""
-        past = base.times[(base.times >= start - _HISTORY) & (base.times < start - 1e-9)]
-        if kind != "plan" or not len(past):
-            return published
-        return join(portion(base, float(past[0]), start), published)
+        past = (base.times >= start - _HISTORY) & (base.times < start - 1e-9)
+        return join(knots(base, past), published) if kind == "plan" and past.any() else published
 
 
 def _shifted(curve: Trajectory, by: float) -> Trajectory:

@@ -22,10 +22,11 @@ _BRAKES = np.arange(0.2, 2.0, 0.1)  # s
 
 @dataclass(frozen=True)
 class Shape:
-    """A curve from the splice on, and what it took: fade [s], factor on time, largest ratio of a derivative to its
-    bound (> 1: nothing that was tried keeps it)."""
+    """A curve from the splice on, where the target wants the joints at the splice (n,), and what it took: fade [s],
+    factor on time, largest ratio of a derivative to its bound (> 1: nothing that was tried keeps it)."""
 
     curve: Trajectory
+    wanted: Array
     blend: float
     stretch: float
     excess: float
@@ -76,7 +77,7 @@ class Shaper:
                 curve = approach(state, wanted, times, blend)
                 excess = self._excess(curve)
                 if best is None or excess < best.excess:
-                    best = Shape(curve, blend, stretch, excess)
+                    best = Shape(curve, wanted.positions[0], blend, stretch, excess)
                 if excess <= 1.0:
                     return best
         assert best is not None
@@ -98,9 +99,7 @@ class Shaper:
         return curve
 
     def _excess(self, curve: Trajectory) -> float:
-        assert curve.velocities is not None and curve.accelerations is not None
-        columns = (curve.positions, curve.velocities, curve.accelerations)
-        return self._bounds.excess(Trajectory(curve.times, *(values[:, self._arm] for values in columns)))
+        return self._bounds.excess(curve, self._arm)
 
     def _grid(self, start: float, end: float) -> Array:
         """Even, with both ends."""

@@ -18,13 +18,16 @@ Array = NDArray[np.float64]
 
 _SETTLE = 0.1  # s, time constant of a set-point's last millimetres
 _RESPONSE = 0.03  # s, in which a speed that is off is mended
+_THERE = 1e-7  # m or rad, plus what it changes by per second: so little is left when a set-point is reached
 
 # Penalties that are tried, mildest first. At 3 and steps of 0.1 s what repeats within 0.7 s is halved: more would round
 # off the motions themselves, and slowing down is the better answer.
 _PENALTIES = (0.0, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
-def smooth(times: ArrayLike, points: ArrayLike, max_acceleration: ArrayLike, stiffness: float = 0.1) -> Trajectory:
+def smooth(
+    times: ArrayLike, points: ArrayLike, max_acceleration: ArrayLike, stiffness: float = 0.1, origin: float = 0.0
+) -> Trajectory:
     """A curve with continuous acceleration near `points`.
 
     Args:
@@ -32,9 +35,10 @@ def smooth(times: ArrayLike, points: ArrayLike, max_acceleration: ArrayLike, sti
         points: (K, n) rad or m.
         max_acceleration: (n,) rad/s² or m/s², met if a penalty of the list meets it.
         stiffness: smallest penalty; 0 goes through the points unless their acceleration is too high.
+        origin: s; what is computed once for a grid serves it wherever it begins.
 
     Returns:
-        Knots at `times` with velocities and accelerations; its quintic interpolant is a cubic spline.
+        Knots at `origin + times` with velocities and accelerations; its quintic interpolant is a cubic spline.
     """
     grid = tuple(np.asarray(times, dtype=np.float64).tolist())
     wanted, bound = np.asarray(points, dtype=np.float64), np.asarray(max_acceleration, dtype=np.float64)
@@ -44,7 +48,7 @@ def smooth(times: ArrayLike, points: ArrayLike, max_acceleration: ArrayLike, sti
         accelerations = acceleration @ wanted
         if (np.abs(accelerations) <= bound).all():
             break
-    return Trajectory(np.array(grid), position @ wanted, velocity @ wanted, accelerations)
+    return Trajectory(origin + np.array(grid), position @ wanted, velocity @ wanted, accelerations)
 
 
 @lru_cache(maxsize=64)
@@ -114,20 +118,26 @@ def follow_setpoint(
     Returns:
         Positions, velocities, accelerations at the start and after each step, each (m + 1,).
     """
-    track = np.empty((3, len(goals) + 1))
-    track[:, 0] = state
     p, v, a = state
-    for k, goal in enumerate(goals.tolist()):
+    track = [p, v, a]
+    fastest, most, jerk = pace.velocity, pace.acceleration, pace.jerk
+    for goal in goals.tolist():
         away = goal - p
         distance = abs(away)
+        if distance + abs(v) + abs(a) < _THERE:
+            p, v, a = goal, 0.0, 0.0
+            track += (p, v, a)
+            continue
         # The speed from which a third of the acceleration brakes in time (building it up takes the rest); close to the
         # goal an approach without chatter.
-        speed = min(pace.velocity, (pace.acceleration * distance * 2 / 3) ** 0.5, distance / _SETTLE)
+        speed = min(fastest, (most * distance * 2 / 3) ** 0.5, distance / _SETTLE)
         wish = ((speed if away > 0 else -speed) - v) / _RESPONSE
-        wish = max(-pace.acceleration, min(pace.acceleration, wish))
-        j = max(-pace.jerk, min(pace.jerk, (wish - a) / step))
+        wish = -most if wish < -most else most if wish > most else wish
+        j = (wish - a) / step
+        j = -jerk if j < -jerk else jerk if j > jerk else j
         p += step * (v + step * (a / 2 + step * j / 6))
         v += step * (a + step * j / 2)
         a += step * j
-        track[:, k + 1] = p, v, a
-    return track[0], track[1], track[2]
+        track += (p, v, a)
+    positions, velocities, accelerations = np.array(track).reshape(-1, 3).T
+    return positions, velocities, accelerations

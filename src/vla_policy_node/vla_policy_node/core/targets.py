@@ -113,10 +113,8 @@ class TargetMaker:
 
     def _target(self, times: Array, wish: Array, origin: float, clipped: tuple[str, ...]) -> Target:
         # The operators of the smoother are cached by the grid: give it the same one every time.
-        curve = smooth(np.round(times, 9), wish, self._bound, self._stiffness)
-        knots = origin + times
-        smooth_curve = Trajectory(knots, curve.positions, curve.velocities, curve.accelerations)
-        return Target(smooth_curve, Trajectory(knots, wish), clipped)
+        curve = smooth(np.round(times, 9), wish, self._bound, self._stiffness, origin)
+        return Target(curve, Trajectory(origin + times, wish), clipped)
 
 
 class Ensemble:

@@ -7,6 +7,7 @@ It imports the suite's ROS-free packages from the folders that the node names, a
 
 import argparse
 import ctypes
+import gc
 import importlib.util
 import mmap
 import os
@@ -105,6 +106,9 @@ class _Worker:
         self._backend = load_backend(request["backend"], Path(request["checkpoint"]), robot, request["options"])
         self._kinematics = _kinematics(robot)
         self._warm_up(robot)
+        # What was made until now stays: no full round of the garbage collector through a model's modules in mid-motion.
+        gc.collect()
+        gc.freeze()
         metadata = self._backend.metadata.model_dump(mode="json")
         return {"metadata": metadata, "seconds": time.perf_counter() - started}
 
@@ -152,7 +156,7 @@ class _Worker:
         chunk = self._backend.infer(observation, prefix)
         seconds = time.perf_counter() - started
         path = None
-        if self._kinematics is not None and chunk.joint_names == self._kinematics.joint_names:
+        if request["path"] and self._kinematics is not None and chunk.joint_names == self._kinematics.joint_names:
             path = np.stack([self._kinematics.forward(row)[0] for row in chunk.positions])
         return {"chunk": self._wire.chunk_map(chunk), "seconds": seconds, "path": path, "gpu": _gpu_memory()}
 

@@ -25,13 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from vla_contract.chunk import ActionChunk
-from vla_contract.errors import ChunkError, ConfigError, InferenceError, VlaError
+from vla_contract.errors import ConfigError, InferenceError, VlaError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata
 from vla_policy_node.worker import wire
 from vla_policy_node.worker.environment import package_folders, worker_environment
+from vla_policy_node.worker.events import Down, Event, Ready, event_of, with_trace
 from vla_policy_node.worker.images import SharedImages
 
 _LAST_LINES = 15
@@ -63,46 +63,6 @@ class WorkerSpec:
     restarts: int = 5
     backoff: float = 0.5
     longest_backoff: float = 10.0
-
-
-@dataclass(frozen=True)
-class Ready:
-    """Loaded and warm after `seconds`."""
-
-    metadata: PolicyMetadata
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """To the request `id`; `seconds` is the inference alone. `path` (K, 3) m: the tool at the chunk's points, in the
-    base frame; None: the worker's interpreter has no kinematics. `gpu_memory`: bytes that the worker holds on GPUs;
-    NaN: it uses none."""
-
-    id: int
-    chunk: ActionChunk
-    seconds: float
-    path: NDArray[np.float64] | None = None
-    gpu_memory: float = float("nan")
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """The backend had no answer to the request `id`; it lives on."""
-
-    id: int
-    reason: str
-
-
-@dataclass(frozen=True)
-class Down:
-    """The process ended, hung or could not load. It starts again in `restart_in` s, or never (None)."""
-
-    reason: str
-    restart_in: float | None
-
-
-Event = Ready | Answer | Refusal | Down
 
 
 class _Failure(VlaError):
@@ -149,8 +109,11 @@ class Worker:
         """Begins to load. `Ready` or `Down` follows."""
         self._thread.start()
 
-    def infer(self, observation: Observation, prefix: Trajectory | None = None) -> int:
+    def infer(self, observation: Observation, prefix: Trajectory | None = None, path: bool = False) -> int:
         """Asks for a chunk; returns the id that the answer will carry. Copies the images, then comes back at once.
+
+        Args:
+            path: also where the chunk leads the tool; the answer comes a little later then.
 
         Raises:
             InferenceError: when an inference is under way, or an image does not have the size that was announced.
@@ -169,6 +132,7 @@ class Worker:
                 "instruction": observation.instruction,
                 "extras": dict(observation.extras),
                 "prefix": wire.trajectory_map(prefix),
+                "path": path,
             }
         )
 
@@ -305,7 +269,7 @@ class Worker:
         answer = self._answer(connection, 0, self.spec.load_timeout, "loading")
         if "error" in answer:
             # What a configuration makes impossible does not get better by trying again.
-            raise ConfigError(_with_trace(answer))
+            raise ConfigError(with_trace(answer))
         try:
             return Ready(PolicyMetadata.model_validate(answer["metadata"]), answer["seconds"])
         except ValidationError as error:
@@ -326,10 +290,10 @@ class Worker:
             answer = self._answer(connection, identifier, self.spec.inference_timeout, "inference")
             if what == "infer":
                 self._busy = False
-                self._on_event(_event(identifier, answer))
+                self._on_event(event_of(identifier, answer))
                 answered = "error" not in answer
             elif "error" in answer:
-                raise _Failure(f"{what}: {_with_trace(answer)}")
+                raise _Failure(f"{what}: {with_trace(answer)}")
         return answered
 
     def _answer(self, connection: socket.socket, identifier: int, timeout: float, during: str) -> dict[str, Any]:
@@ -386,27 +350,6 @@ class Worker:
                 os.eventfd_read(self._wake)
             except BlockingIOError:
                 pass
-
-
-def _event(identifier: int, answer: dict[str, Any]) -> Event:
-    if "error" in answer:
-        return Refusal(identifier, _with_trace(answer))
-    try:
-        gpu = answer.get("gpu")
-        return Answer(
-            identifier,
-            wire.chunk_of(answer["chunk"]),
-            float(answer["seconds"]),
-            answer.get("path"),
-            float("nan") if gpu is None else float(gpu),
-        )
-    except (ChunkError, KeyError, TypeError) as error:
-        return Refusal(identifier, f"the backend's chunk is malformed: {error}")
-
-
-def _with_trace(answer: dict[str, Any]) -> str:
-    trace = answer.get("trace", "")
-    return f"{answer['error']}\n{trace}" if trace else str(answer["error"])
 
 
 def _forward(stream: Any, lines: "deque[str]") -> None:
