@@ -10,7 +10,8 @@ from vla_safety.core.findings import Finding
 from vla_safety.core.modes import Mode
 from vla_safety.core.motion import Motion, rest
 from vla_safety.core.records import Plan
-from vla_safety.core.watchdogs import Instant, StateMonitor
+from vla_safety.core.verification import Report
+from vla_safety.core.watchdogs import Instant, Measured, StateMonitor
 from vla_safety.proof.rig import make_filter
 
 CYCLE = Cycle()
@@ -72,7 +73,58 @@ def test_a_robot_that_follows_is_held_where_it_is_commanded_and_one_that_does_no
         motion = sent(conductor)
         assert len(motion) == 1 and motion.knot(0).at_rest
         assert motion.positions[0, 0] == HOME[0] + held
-        assert (motion.start == START + LEAD) == (held == 0.0)
+        limits = VERIFIER.limits
+        led = max(  # s that the controller needs to lead it there
+            15 / 8 * held / limits.max_velocity[0],
+            (10 / 3**0.5 * held / limits.max_acceleration[0]) ** 0.5,
+            (60 * held / limits.max_jerk[0]) ** (1 / 3),
+        )
+        assert motion.start == pytest.approx(START + LEAD + led * 1e9, abs=100)
+
+
+class Rules:
+    """Joint 1 may not be beyond `wall`."""
+
+    def __init__(self, wall):
+        self.wall = wall
+
+    def verify(self, motion):
+        beyond = motion.positions[:, 0] > self.wall
+        finding = Finding("zone:wall", "hand", float(motion.positions[beyond][0, 0])) if beyond.any() else None
+        return Report(finding, motion.end, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("over", "commanded", "measured", "judged"),
+    [
+        (True, True, 0.04, 0.5),
+        (True, False, 0.04, 0.04),
+        (True, True, None, 0.5),
+        (True, False, None, 0.5),
+        (False, True, 0.04, 0.3),
+        (False, False, 0.04, 0.3),
+        (None, True, 0.04, 0.04),
+        (None, False, 0.04, 0.04),
+        (None, False, None, None),
+    ],
+)
+@pytest.mark.parametrize("shadow", [False, True])
+def test_i14_new_rules_judge_what_is_played_or_where_the_robot_is_if_nobody_commands_it(
+    over, commanded, measured, judged, shadow
+):
+    """It is led from 0.3 to 0.5; `over`: since long, None: nothing ever was."""
+    conductor = Conductor(VERIFIER, CYCLE, ANGLES, shadow)
+    if over is not None:
+        since = START - (10**9 if over else 100 * MS)
+        places = np.array([HOME, HOME])
+        places[:, 0] = 0.3, 0.5
+        still = np.zeros_like(places)
+        conductor.begin(Instant(since, since), Motion(since + np.array([0, 500 * MS]), places, still, still))
+    where = None if measured is None else Measured(START, START, HOME * 0 + measured, HOME * 0)
+    for wall in (-1.0, 1.0):
+        found = conductor.against(Rules(wall), NOW, where, commanded=commanded)
+        expected = Finding("zone:wall", "hand", judged) if judged is not None and wall < 0 and not shadow else None
+        assert repr(found) == repr(expected)
 
 
 def test_i15_a_late_cycle_says_by_how_much():

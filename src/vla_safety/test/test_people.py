@@ -189,3 +189,18 @@ def test_i07_after_an_error_of_a_check_everything_can_still_be_asked_for():
     rig.filter.report("contact", Finding("contact_force", "wrench", 80.0, 50.0), rig.instant)
     rig.run(1.0)
     assert rig.filter.mode == Mode.ESTOP and rig.filter.finding == error and not rig.controller.state[1].any()
+
+
+def test_i13_a_robot_that_is_disarmed_does_not_give_way_to_a_touch():
+    """Whoever moves it then is not the filter."""
+    rig = moving()
+    rig.filter.disarm(rig.instant)
+    rig.collect()
+    rig.run(1.0)
+    held = rig.filter.committed
+    rig.measured_offset[0] = 0.03
+    rig.run(0.1)
+    rig.filter.report("contact", Finding("contact_force", "wrench", 80.0, 50.0), rig.instant)
+    assert not rig.filter.pending
+    rig.run(1.0)
+    assert rig.filter.mode == Mode.ESTOP and rig.filter.committed is held

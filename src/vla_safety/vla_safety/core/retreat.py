@@ -198,7 +198,7 @@ def _evenly(path: Motion, verifier: Verifier, settings: RetreatSettings) -> Traj
     even = np.linspace(0.0, length, int(np.ceil(length / _STEP)) + 1)
     own = (path.times[-1] - path.times[::-1]) * 1e-9
     places = path.curve.sample(path.duration - np.interp(even, since, own)).positions
-    places = np.where(path.positions[-1] == path.positions[0], path.positions[-1], places)
+    places = np.where((path.positions == path.positions[0]).all(axis=0), path.positions[0], places)
     places[0], places[-1] = path.positions[-1], path.positions[0]
     velocities = np.gradient(places, even, axis=0)
     return Trajectory(even, places, velocities, np.gradient(velocities, even, axis=0))
