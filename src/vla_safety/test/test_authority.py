@@ -210,6 +210,7 @@ def test_i11_a_silent_dead_man_signal_counts_as_released():
 # ------------------------------------------------------------------ monitors (places for I16 and I17)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats())))
 def test_i16_a_monitor_can_only_tighten(words):
     advices, newest = Advices(), {}

@@ -1,6 +1,6 @@
 """A process that slept judges nothing by an old clock."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import MS
 
@@ -49,6 +49,7 @@ def test_a_clock_that_stands_still_keeps_it_waiting():
     assert wake.look(8, 650 * MS)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 100), max_size=50))
 def test_short_gaps_are_no_sleep(gaps):
     wake, steady = Wakefulness(0.1), 0

@@ -1,10 +1,15 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from vla_contract.robot import load_robot
 from vla_node_base.domains import free_domain
 from vla_sim.core import Cell
+
+# A busy machine is no error of the code.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 BRINGUP = Path(__file__).parents[2] / "vla_bringup"
 
