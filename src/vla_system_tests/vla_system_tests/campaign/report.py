@@ -92,6 +92,8 @@ def markdown(parts: dict[str, Progress]) -> str:
         bad = p.tally.counts["survived"] if name == "mutants" else p.tally.counts["violations"]
         bad_text = f"{bad} survived" if name == "mutants" else str(bad)
         done = f"{p.done} of {p.goal} {p.unit}"
+        if name == "mutants":  # a sitting's goal is what was still to be judged
+            done = f"{p.tally.counts['mutants']} judged"
         lines.append(f"| {name} | {done} | {bad_text} | {p.seed} | `{p.code[:12]}` | {_hours(p.wall_s)} | {p.ended} |")
     lines += [
         "",
