@@ -4,14 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from rig import HOME, MS, ROBOT, START, Rig, check_envelope, smooth_chunk
+from rig import HOME, ROBOT, START, Rig, check_envelope, smooth_chunk
 
 from vla_safety.building import Setup, assemble, make_verifier, read_parts
 from vla_safety.core.audit import AuditLog
 from vla_safety.core.findings import Finding, Verdict
 from vla_safety.core.modes import Mode
-from vla_safety.core.motion import State, rest
-from vla_safety.core.retreat import Trail
 from vla_safety.core.tools import ToolShape, ToolSpec
 from vla_safety.core.zones import Box, Sphere, ZoneSpec
 from vla_safety.recording import RecordedFilter, replay
@@ -95,80 +93,6 @@ def test_i20_after_an_estop_in_mid_motion_the_robot_goes_back_the_way_it_came():
     assert np.allclose(rig.controller.state[0], HOME, atol=1e-4)
     check_envelope(rig.controller)
     ready(rig)
-
-
-def test_i20_in_contact_it_goes_back_while_the_touch_is_still_reported():
-    rig = travelled(0.6)
-    stop(rig, Finding("contact_force", "wrench", 80.0, 50.0))
-    assert not rig.filter.reset(rig.instant).success
-    go_back(rig)
-    check_envelope(rig.controller)
-    ready(rig)
-
-
-@pytest.mark.parametrize("reason", ["contact_force", "contact_torque", "external_torque"])
-def test_i20_a_way_back_that_presses_harder_ends(reason):
-    """A touch that ends becomes softer: it must not become harder than it was at its softest, not even bit by bit."""
-    rig = travelled(0.6)
-    stop(rig, Finding(reason, "wrench", 80.0, 50.0))
-    assert confirm(rig).success
-    for value in (80.0, 92.0, 70.0, 60.0, 72.0):
-        rig.run(STEP)
-        rig.filter.report("cause", Finding(reason, "wrench", value, 50.0), rig.instant)
-        assert confirm(rig).success, "going on"
-    rig.run(STEP)
-    rig.filter.report("cause", Finding(reason, "wrench", 73.0, 50.0), rig.instant)
-    rig.run(0.1)
-    last = rig.decisions[-1]
-    assert (last.source, last.finding.reason, last.finding.value) == ("retreat", "retreat_pressed", 1.46)
-    for _ in range(5):
-        answer = confirm(rig)
-        rig.run(STEP)
-    assert "still held" in answer.message
-    rig.run(1.0)  # let go
-    assert not rig.controller.state[1:].any()
-    assert confirm(rig).success, "a person may try again"
-    rig.run(0.4)
-    assert rig.decisions[-1].finding.reason == "retreat_pressed", "but from as soft as it was"
-    rig.run(1.0)
-    rig.filter.report("cause", None, rig.instant)
-    rig.run(0.2)
-    rig.filter.report("cause", Finding(reason, "wrench", 120.0, 50.0), rig.instant)
-    rig.run(0.4)
-    go_back(rig)
-    check_envelope(rig.controller)
-
-
-def test_i20_an_arm_that_pressed_on_its_way_back_lets_go():
-    """It leans on what it pressed: it is commanded where it is, as after every touch."""
-    rig = travelled(0.6)
-    stop(rig, Finding("contact_force", "wrench", 60.0, 50.0))
-    for _ in range(6):
-        assert confirm(rig).success
-        rig.run(STEP)
-    rig.measured_offset[0] = 0.02  # something holds it back
-    rig.filter.report("cause", Finding("contact_force", "wrench", 90.0, 50.0), rig.instant)
-    rig.run(2.0)
-    assert rig.decisions[-1].finding.reason == "retreat_pressed"
-    np.testing.assert_allclose(
-        rig.filter.committed.positions[-1], rig.controller.state[0], atol=1e-9, err_msg="held where it is commanded"
-    )
-    pushed = rig.filter.committed.positions[0] - rig.filter.committed.positions[-1]
-    assert abs(abs(pushed[0]) - 0.02) < 0.005, "it was led to where it was measured"
-
-
-def test_i15_a_retreat_whose_messages_come_too_late_says_so():
-    rig = travelled(0.6)
-    stop(rig)
-    assert confirm(rig).success
-    rig.run(0.4)
-    confirm(rig)
-    rig.filter.cycle(rig.instant)
-    if not rig.filter.pending:
-        rig.run(0.04)
-    rig.filter.retract(rig.instant)
-    rig.collect()
-    assert (rig.decisions[-1].source, rig.decisions[-1].finding.reason) == ("retreat", "late_cycle")
 
 
 def test_i20_a_robot_that_was_pushed_off_its_path_goes_back_to_it():
@@ -463,22 +387,3 @@ def test_i19_a_retreat_is_replayed_bit_for_bit(tmp_path):
 
 
 # ------------------------------------------------------------------ the path
-
-
-def test_a_trail_remembers_motion_only_and_no_more_than_it_should():
-    trail, q = Trail(1.0), np.zeros(2)
-    now = START
-    for _ in range(100):
-        now += 40 * MS
-        q = q + 0.01
-        trail.record(now, State(q, np.full(2, 0.25), np.zeros(2)))
-    for _ in range(1000):
-        now += 40 * MS
-        trail.record(now, rest(q))
-    assert len(trail) in (26, 27)
-    joints = np.ones(2, dtype=bool)
-    assert trail.cut(q, 0.1, joints) is None
-    path = trail.path()
-    assert path.duration == pytest.approx(1.0, abs=0.05) and np.allclose(path.positions[-1], q)
-    trail.record(now + 10**9, rest(q + 1))  # a gap: the way between is not known
-    assert trail.cut(q, 0.1, joints).reason == "no_trail" and trail.path() is None

@@ -149,3 +149,17 @@ def test_i20_a_filter_that_takes_the_place_of_another_knows_the_way():
     rig.run(STEP)
     go_back(rig, mode=Mode.DISARMED)
     assert np.allclose(rig.controller.state[0][:7], HOME[:7], atol=1e-4)
+
+
+def test_i15_a_retreat_whose_messages_come_too_late_says_so():
+    rig = travelled(0.6)
+    stop(rig)
+    assert confirm(rig).success
+    rig.run(0.4)
+    confirm(rig)
+    rig.filter.cycle(rig.instant)
+    if not rig.filter.pending:
+        rig.run(0.04)
+    rig.filter.retract(rig.instant)
+    rig.collect()
+    assert (rig.decisions[-1].source, rig.decisions[-1].finding.reason) == ("retreat", "late_cycle")

@@ -215,3 +215,22 @@ def test_i20_in_a_zone_only_further_out_is_allowed():
         best = np.maximum(best, distances)
         np.testing.assert_allclose(rules.margins, np.minimum(whole, best - 1e-3))
     assert np.array_equal(ratchet.at(HOME).margins, whole)
+
+
+def test_a_trail_remembers_motion_only_and_no_more_than_it_should():
+    trail, q = Trail(1.0), np.zeros(2)
+    now = START
+    for _ in range(100):
+        now += 40 * MS
+        q = q + 0.01
+        trail.record(now, State(q, np.full(2, 0.25), np.zeros(2)))
+    for _ in range(1000):
+        now += 40 * MS
+        trail.record(now, rest(q))
+    assert len(trail) in (26, 27)
+    joints = np.ones(2, dtype=bool)
+    assert trail.cut(q, 0.1, joints) is None
+    path = trail.path()
+    assert path.duration == pytest.approx(1.0, abs=0.05) and np.allclose(path.positions[-1], q)
+    trail.record(now + 10**9, rest(q + 1))  # a gap: the way between is not known
+    assert trail.cut(q, 0.1, joints).reason == "no_trail" and trail.path() is None
