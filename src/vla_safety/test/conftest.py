@@ -50,6 +50,15 @@ def _make(self: Finding, *args: object, **options: object) -> None:
 Finding.__init__ = _make  # type: ignore[method-assign]
 
 
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """The filter's process, in a domain of its own."""
+    from node_bench import running
+
+    with running(tmp_path, monkeypatch) as bench:
+        yield bench
+
+
 @pytest.fixture(autouse=True)
 def findings_are_whole():
     _wrong.clear()

@@ -10,23 +10,10 @@ from action_msgs.msg import GoalStatus, GoalStatusArray  # noqa: E402
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue  # noqa: E402
 from rcl_interfaces.srv import SetParameters  # noqa: E402
 from rclpy.qos import qos_profile_action_status_default  # noqa: E402
-from test_node import Bench  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory  # noqa: E402
 from vla_msgs.msg import SafetyDecision, SafetyState  # noqa: E402
 
-from vla_node_base.domains import free_domain  # noqa: E402
 from vla_node_base.qos import COMMAND  # noqa: E402
-
-
-@pytest.fixture
-def bench(tmp_path, monkeypatch):
-    with free_domain() as domain:
-        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
-        bench = Bench(tmp_path)
-        yield bench
-        if bench.process.poll() is None:
-            bench.close()
-        rclpy.try_shutdown()
 
 
 def moving(bench):

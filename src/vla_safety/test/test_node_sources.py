@@ -14,29 +14,16 @@ pytest.importorskip("vla_msgs.msg")
 
 from std_msgs.msg import Bool  # noqa: E402
 from std_srvs.srv import SetBool  # noqa: E402
-from test_node import Bench  # noqa: E402
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint  # noqa: E402
 from vla_msgs.msg import SafetyDecision, SafetyState  # noqa: E402
 
 from vla_node_base.conversions import duration_msg  # noqa: E402
-from vla_node_base.domains import free_domain  # noqa: E402
 from vla_node_base.qos import COMMAND  # noqa: E402
 from vla_safety.core.modes import Mode  # noqa: E402
 from vla_safety.inputs import EstopInput  # noqa: E402
 from vla_safety.node import SafetyNode  # noqa: E402
 
 AWAY = HOME + np.array([0.3, 0, 0, 0, 0, 0, 0, -0.01])
-
-
-@pytest.fixture
-def bench(tmp_path, monkeypatch):
-    with free_domain() as domain:
-        monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
-        bench = Bench(tmp_path)
-        yield bench
-        if bench.process.poll() is None:
-            bench.close()
-        rclpy.try_shutdown()
 
 
 def trajectory(bench, goal, duration=2.0):
@@ -109,6 +96,31 @@ def test_i11_an_override_needs_the_dead_man_signal(bench):
     switch.publish(Bool(data=False))
     bench.mode(SafetyState.DISARMED)
     assert bench.state.reason == "deadman_released"
+
+
+def test_i11_i15_a_dead_man_signal_that_comes_late_holds_nothing(bench):
+    path = bench.tmp_path / "cell.yaml"
+    path.write_text(path.read_text().replace("watchdogs:", "watchdogs:\n  deadman: 1.0"))
+    override = bench.node.create_publisher(JointTrajectory, "/vla_safety/override", COMMAND)
+    switch = bench.node.create_publisher(Bool, "/vla_safety/deadman", COMMAND)
+    bench.mode(SafetyState.DISARMED)
+    assert bench.call("reload").success
+    bench.arm()
+    bench.until(lambda: override.get_subscription_count() and switch.get_subscription_count(), "discovery")
+    bench.process.send_signal(signal.SIGSTOP)
+    switch.publish(Bool(data=True))
+    end = time.monotonic() + 1.5
+    bench.until(lambda: time.monotonic() > end, "time")
+    bench.process.send_signal(signal.SIGCONT)
+    end = time.monotonic() + 4  # what was lost meanwhile is sent again after 3 s
+    while time.monotonic() < end:
+        count = len(bench.decisions)
+        message = trajectory(bench, AWAY)
+        message.header.stamp = bench.node.get_clock().now().to_msg()
+        override.publish(message)
+        bench.until(lambda n=count: len(bench.decisions) > n, "a decision")
+        assert judged(bench, "override") is None or judged(bench, "override").verdict == SafetyDecision.REFUSED
+    assert bench.state.mode in (SafetyState.ARMED, SafetyState.HOLD)
 
 
 def test_i10_a_button_that_was_pressed_before_there_was_a_filter_is_not_forgotten():

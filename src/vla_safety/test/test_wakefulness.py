@@ -20,25 +20,33 @@ def test_i15_after_a_sleep_nothing_is_believed_until_the_clock_moved_and_the_que
 
 def test_i15_what_comes_without_a_stamp_may_be_as_old_as_the_sleep():
     wake = Wakefulness(0.1)
-    assert wake.age_ns == 0
+    assert wake.age_ns(0) == 0
     wake.look(0, 0)
-    assert wake.age_ns == 0
+    assert wake.age_ns(0) == 0
     wake.look(9000 * MS, 9000 * MS)
-    assert wake.age_ns == 9000 * MS
-    wake.look(9010 * MS, 9010 * MS)
-    assert wake.age_ns == 9010 * MS
-    for t in (9090, 9180, 9270):
+    assert wake.age_ns(9000 * MS) == 9000 * MS
+    for t in (9010, 9100, 9190, 9280, 9299):
         wake.look(t * MS, t * MS)
-        assert not wake.draining and wake.age_ns == t * MS, "a message that waited may still be among what comes"
-    wake.look(9360 * MS, 9360 * MS)
-    assert wake.age_ns == 0
+        assert wake.age_ns(t * MS) == t * MS, "a message that waited may still be among what is received"
+    wake.look(9300 * MS, 9300 * MS)
+    assert wake.age_ns(9300 * MS) == 0
+
+
+def test_i15_what_was_received_after_a_sleep_stays_in_doubt_until_it_is_looked_at():
+    wake = Wakefulness(0.1)
+    for t in (0, 2000, 2090, 2180, 2270, 2360, 2450):
+        wake.look(t * MS, t * MS)
+    assert wake.age_ns(2450 * MS) == 0, "received now"
+    assert wake.age_ns(2010 * MS) == 2450 * MS, "received when the process woke; a busy executor comes to it only now"
+    assert wake.age_ns(1990 * MS) == 2450 * MS, "the middleware's thread woke before the executor's"
+    assert wake.age_ns(-10 * MS) == 2460 * MS, "received before the sleep"
 
 
 def test_i15_a_sleep_counts_from_the_last_look_before_it():
     wake = Wakefulness(0.1)
     for t in (1000, 1100, 1500, 1510):
         wake.look(t * MS, t * MS)
-    assert wake.age_ns == 410 * MS
+    assert wake.age_ns(1505 * MS) == 410 * MS
 
 
 def test_a_clock_that_stands_still_keeps_it_waiting():

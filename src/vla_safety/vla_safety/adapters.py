@@ -3,7 +3,7 @@
 The node calls its adapters; an adapter tells the node what it heard. None of them decides anything.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from sensor_msgs.msg import JointState
@@ -32,11 +32,6 @@ class Host(Protocol):
     @property
     def safety(self) -> SafetyFilter | None: ...
 
-    @property
-    def slept(self) -> bool:
-        """Whether what comes now may have waited while the process slept; to be asked after `instant`."""
-        ...
-
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **options: Any) -> Any: ...
 
     def create_publisher(self, msg_type: Any, topic: str, *args: Any, **options: Any) -> Any: ...
@@ -63,8 +58,14 @@ class Host(Protocol):
         """Now."""
         ...
 
-    def propose(self, convert: Callable[[int, int], Proposal]) -> None:
-        """Has a proposal judged, and publishes what comes of it: `convert(now_ns, max_points)` makes it."""
+    def age_ns(self, info: Mapping[str, int]) -> int:
+        """How late a message may have come, ns (0: in time); to be asked after `instant`. `info` is what rclpy gives to
+        a callback beside the message."""
+        ...
+
+    def propose(self, convert: Callable[[int, int], Proposal], info: Mapping[str, int]) -> None:
+        """Has a proposal judged, and publishes what comes of it: `convert(now_ns, max_points)` makes it, and `info` is
+        its message's."""
         ...
 
     def tell(self, cause: str, finding: Finding | None, now: Instant) -> None:

@@ -1,7 +1,7 @@
 """The filter as a ROS node: messages in, `core.filter` judges, messages out. Nothing is decided here."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +51,7 @@ Called = SafetyFilter | RecordedFilter
 _STATE_PERIOD = 0.1  # s
 _SLOW_PERIOD = 0.5
 _REPORT_PERIOD = 1.0
+_LATE = 300_000_000  # ns; sooner, what has no stamp is meant for now
 _LOOK_PERIOD = 0.02  # on the steady clock, under simulated time
 _LONGEST_SLEEP, _LONGEST_SLEEP_IN_LOCKSTEP = 0.1, 2.0  # in lockstep the simulator's clock waits for the filter
 
@@ -215,8 +216,8 @@ class SafetyNode(VlaNode):
             for adapter in self._adapters:
                 adapter.joint_state(message, now)
 
-    def _on_chunk(self, message: ActionChunk) -> None:
-        self.propose(lambda now_ns, limit: proposal_from_chunk(message, now_ns, limit))
+    def _on_chunk(self, message: ActionChunk, info: Mapping[str, int]) -> None:
+        self.propose(lambda now_ns, limit: proposal_from_chunk(message, now_ns, limit), info)
 
     # -- for adapters
 
@@ -236,7 +237,7 @@ class SafetyNode(VlaNode):
         self._awake = self._wakefulness.look(clock, steady) or not self.sim_time
         return Instant(clock, clock if self.sim_time else steady)
 
-    def propose(self, convert: Callable[[int, int], Proposal]) -> None:
+    def propose(self, convert: Callable[[int, int], Proposal], info: Mapping[str, int]) -> None:
         """Has a proposal judged, and publishes what comes of it: `convert(now_ns, max_points)` makes it."""
         if self._filter is None or self._safety is None:
             return
@@ -245,15 +246,21 @@ class SafetyNode(VlaNode):
             self.get_logger().warning("this process slept: proposals wait for a fresh clock", throttle_duration_sec=1.0)
             return
         proposal = convert(now.clock_ns, self._safety.config.proposals.max_points)
-        if proposal.stamp_ns == 0 and self._wakefulness.age_ns:
-            proposal = replace(proposal, stamp_ns=now.clock_ns - self._wakefulness.age_ns)
+        if proposal.stamp_ns == 0 and (age := self.age_ns(info)):
+            proposal = replace(proposal, stamp_ns=now.clock_ns - age)
         self._filter.propose(proposal, now)
         self.flush(began, now)
 
-    @property
-    def slept(self) -> bool:
-        """Whether what comes now may have waited while this process slept."""
-        return self._wakefulness.draining
+    def age_ns(self, info: Mapping[str, int]) -> int:
+        """How late a message may have come, ns (0: in time); to be asked after `instant`.
+
+        What the middleware has to send again can come seconds late, and what waited while this process slept as late as
+        that. Both stamps are of the wall clock; a middleware that does not know one gives 0 or less.
+        """
+        wall, sent, received = time.time_ns(), info.get("source_timestamp", 0), info.get("received_timestamp", 0)
+        waited = max(0, wall - received) if received > 0 else 0
+        age = max(self._wakefulness.age_ns(time.monotonic_ns() - waited), wall - sent if sent > 0 else 0)
+        return age if age >= _LATE else 0
 
     def tell(self, cause: str, finding: Finding | None, now: Instant) -> None:
         """Reports a cause to the filter when it appears or goes, or when a touch has become harder or softer."""

@@ -1,5 +1,7 @@
 """People and planners at the node: trajectories that take the robot over, the dead-man signal, the way back."""
 
+from collections.abc import Mapping
+
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
@@ -17,23 +19,27 @@ class Sources(Adapter):
     def __init__(self, host: Host):
         super().__init__(host)
         self._counts = {OVERRIDE: 0, PLANNER: 0}
-        host.create_subscription(JointTrajectory, "~/override", lambda m: self._propose(OVERRIDE, m), COMMAND)
-        host.create_subscription(JointTrajectory, "~/planner", lambda m: self._propose(PLANNER, m), COMMAND)
+        host.create_subscription(
+            JointTrajectory, "~/override", lambda m, info: self._propose(OVERRIDE, m, info), COMMAND
+        )
+        host.create_subscription(JointTrajectory, "~/planner", lambda m, info: self._propose(PLANNER, m, info), COMMAND)
         host.create_subscription(Bool, "~/deadman", self._on_deadman, COMMAND)
         host.create_service(Trigger, "~/retreat", self._retreat)
 
-    def _propose(self, source: str, message: JointTrajectory) -> None:
+    def _propose(self, source: str, message: JointTrajectory, info: Mapping[str, int]) -> None:
         self._counts[source] += 1
         number = self._counts[source]
-        self.host.propose(lambda now_ns, limit: proposal_from_trajectory(source, message, number, now_ns, limit))
+        self.host.propose(lambda now_ns, limit: proposal_from_trajectory(source, message, number, now_ns, limit), info)
 
-    def _on_deadman(self, message: Bool) -> None:
-        if self.host.filter is not None:
-            now = self.host.instant()
-            if message.data and self.host.slept:
-                return  # held when it was sent; whether it still is, the next one says
-            self.host.filter.deadman(bool(message.data), now)
-            self.host.flush()
+    def _on_deadman(self, message: Bool, info: Mapping[str, int]) -> None:
+        host = self.host
+        if host.filter is None or host.safety is None:
+            return
+        now = host.instant()
+        if message.data and host.age_ns(info) * 1e-9 > host.safety.config.watchdogs.deadman:
+            return  # held when it was sent; whether it still is, the next one says
+        host.filter.deadman(bool(message.data), now)
+        host.flush()
 
     def _retreat(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         if self.host.filter is None:

@@ -339,7 +339,7 @@ REASONS: dict[str, Reason] = {
     "deadman_silent": Reason(
         "the dead-man signal is silent",
         "no dead-man signal for {value} s, allowed are {limit} s",
-        "check the dead-man switch and its driver, then arm again",
+        "check the dead-man switch, its driver and the clock of its machine, then arm again",
         "s",
     ),
     # --- the way out

@@ -3,13 +3,13 @@
 On a robot the clock is read from the machine and is always right. Under simulated time the clock is itself a message
 that waits in a queue: a process that wakes could judge old proposals by an old clock, find them fresh, and command a
 motion part of which lies in the past. So after a sleep nothing is judged until the clock has moved and the queues had
-time to be emptied. On a robot the same is told of what comes without a stamp: it may be as old as the sleep was long.
+time to be emptied. And what comes without a stamp may be as old as the sleep was long, whatever the clock.
 """
 
 from vla_safety.core.motion import nanoseconds
 
 DRAIN = 0.03  # s that the queues are given
-DOUBT = 0.3  # s in which what has no stamp may still have come out of them: a busy executor is slow with it
+DOUBT = 0.3  # s in which what is received may have waited outside: the middleware's threads have to wake up too
 
 
 class Wakefulness:
@@ -35,14 +35,12 @@ class Wakefulness:
             self._woke = None
         return self._woke is None
 
-    @property
-    def age_ns(self) -> int:
-        """By how much what came now may be older than it seems, ns."""
-        if self._looked is None or self._looked - self._woken_ns >= nanoseconds(DOUBT):
-            return 0
-        return self._looked - self._slept_ns
+    def age_ns(self, received_ns: int) -> int:
+        """How old a message may be at the last look, ns; 0: there was no sleep that it could have waited for.
 
-    @property
-    def draining(self) -> bool:
-        """Whether the queues had no time yet to be emptied."""
-        return self._woke is not None
+        Args:
+            received_ns: when the middleware received it, on the steady clock; a busy executor looks at it much later.
+        """
+        if self._looked is None or received_ns - self._woken_ns >= nanoseconds(DOUBT):
+            return 0
+        return self._looked - min(received_ns, self._slept_ns)
