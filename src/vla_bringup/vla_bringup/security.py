@@ -103,7 +103,7 @@ def enclaves(robot: Robot, *, simulator: bool = False) -> tuple[Enclave, ...]:
                 "/vla_policy/chunk", "/vla_policy/status", "/vla_policy/reasoning", "/vla_policy/markers",
                 "/diagnostics", *base, *ack,
             ),
-            subscribes=(joints, *images, command, "/vla_safety/state"),
+            subscribes=(joints, *images, command, "/vla_safety/state", "/vla_policy/subtask"),
             executes=("/vla_policy/execute_task",),
             lifecycle=True,
         ),
@@ -122,7 +122,13 @@ def enclaves(robot: Robot, *, simulator: bool = False) -> tuple[Enclave, ...]:
         Enclave(
             "teleoperation", "teleop", publishes=("/vla_safety/override", "/vla_safety/deadman"), subscribes=(joints,)
         ),
-        Enclave("planner", "planner", publishes=("/vla_safety/planner",), subscribes=(joints, "/robot_description")),
+        Enclave(
+            "planner",
+            "planner",
+            publishes=("/vla_safety/planner", "/vla_policy/subtask"),
+            subscribes=(joints, *images, "/robot_description", "/vla_policy/status", "/vla_policy/reasoning"),
+            asks=("/vla_policy/execute_task",),
+        ),
         Enclave("estop", "estop", publishes=("/vla_safety/estop_input",), subscribes=("/vla_safety/hardware_stop",)),
     ]  # fmt: skip
     if simulator:

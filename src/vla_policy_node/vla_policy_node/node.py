@@ -33,6 +33,7 @@ from vla_policy_node.parameters import Parameters
 from vla_policy_node.preflight import preflight
 from vla_policy_node.reporting import Reporter
 from vla_policy_node.runtime import Result, Runtime, State
+from vla_policy_node.subtasks import Subtasks
 from vla_policy_node.truth import read_truth
 from vla_policy_node.worker.events import Down, Ready, Refusal
 
@@ -69,6 +70,7 @@ class PolicyNode(VlaNode):
         preflight(robot, policy)
         self._chunks = self.create_publisher(ActionChunkMsg, "vla_policy/chunk", COMMAND)
         self._reporter = Reporter(self)
+        self._subtasks = Subtasks(self, self._reporter, self.params.subtask_timeout, (self._now, self._watch))
         self._lockstep = Lockstep(self, self.params.lockstep)
         self.create_subscription(JointState, robot.joint_states.topic, self._on_joints, SENSOR)
         self.create_subscription(SafetyState, "vla_safety/state", self._on_safety, LATCHED)
@@ -187,7 +189,8 @@ class PolicyNode(VlaNode):
         if runtime is None or task is None or not self._active or self._held is not None:
             return
         try:
-            runtime.try_infer(self._now(), self._watch(), task.started_ns, task.instruction, self._reporter.watched)
+            sentence = self._subtasks.sentence(task)
+            runtime.try_infer(self._now(), self._watch(), task.started_ns, sentence, self._reporter.watched)
             self._reason = ""
         except StreamError as error:
             self._reason = str(error)
@@ -252,7 +255,8 @@ class PolicyNode(VlaNode):
             )
         self._reporter.splice = spliced
         self._reporter.show(result.answer.path, runtime.robot.base_frame, now)
-        task.published(result.answer.chunk.progress)
+        # What the policy was told may have been another sentence than what holds now.
+        task.published(result.answer.chunk.progress, whole=result.asked.instruction == task.instruction)
         self._feedback(task)
         self._judge()
 
@@ -278,6 +282,7 @@ class PolicyNode(VlaNode):
         )
         self._goal, self._held, self._phase, self._reporter.splice = goal, None, "", None
         runtime.begin_task()
+        self._subtasks.begin(self._task)
         self.get_logger().info(f"task {self._task.id}: '{self._task.instruction}'")
         self._reporter.think(self._task, "task begins", self._now())
         self._say()
@@ -317,6 +322,7 @@ class PolicyNode(VlaNode):
             self._come_to_rest(task)
         self._reporter.think(task, f"task ends: {verdict.outcome.name}, {verdict.message}", self._now())
         self._task = self._goal = self._held = None
+        self._subtasks.begin(None)
         self._reason = ""
         duration = task.duration(self._now())
         self.get_logger().info(f"task {task.id}: {verdict.outcome.name} after {duration:.1f} s: {verdict.message}")

@@ -17,6 +17,9 @@ class Parameters:
         1.0, "how long the safety filter may be disarmed or e-stopped before a task ends", unit="s", low=0.0, high=60.0
     )
     allow_blank: bool = parameter(False, "take an empty instruction (to measure what a policy does without one)")
+    subtask_timeout: float = parameter(
+        15.0, "silence of a planner after which the whole task counts again; 0: never", unit="s", low=0.0, high=600.0
+    )
     lockstep: bool = parameter(False, "the simulator's clock waits for inferences")
     lockstep_slack: float = parameter(0.05, "how far the simulator runs ahead in lockstep", unit="s", low=0.0, high=1.0)
     simulated_latency: float = parameter(

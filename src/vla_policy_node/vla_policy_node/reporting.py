@@ -37,10 +37,12 @@ class Reporter:
     Attributes:
         splice: the newest one of the running task.
         images: camera -> its images as they arrived.
+        subtask: what a planner wants done now; empty: the whole task.
     """
 
     def __init__(self, node: Node):
         self.splice: Splice | None = None
+        self.subtask = ""
         self.images: defaultdict[str, Arrivals] = defaultdict(Arrivals)
         self._source = node.get_name()
         self._status = node.create_publisher(PolicyStatus, "vla_policy/status", LATCHED)
@@ -67,7 +69,12 @@ class Reporter:
     def think(self, task: Task, text: str, now_ns: int) -> None:
         """Traces what the node means to do."""
         trace = ReasoningTrace(
-            source=self._source, task_id=task.id, instruction=task.instruction, text=text, confidence=math.nan
+            source=self._source,
+            task_id=task.id,
+            instruction=task.instruction,
+            subtask=self.subtask,
+            text=text,
+            confidence=math.nan,
         )
         trace.header.stamp = time_msg(now_ns)
         self._trace.publish(trace)
@@ -121,6 +128,7 @@ class Reporter:
     def _diagnose(self, state: State, reason: str, status: PolicyStatus, gpu_memory: float) -> None:
         level = {State.FAILED: ERROR, State.WAITING: WARN, State.LOADING: WARN}.get(state, OK)
         values = {key: getattr(status, key) for key in _SHOWN}
+        values["subtask"] = self.subtask or "none"
         values |= {f"age of {name}": age for name, age in zip(status.streams, status.stream_ages, strict=True)}
         values["gpu_memory"] = "none used" if math.isnan(gpu_memory) else f"{gpu_memory * 1e-6:.0f} MB"
         for name, arrivals in self.images.items():

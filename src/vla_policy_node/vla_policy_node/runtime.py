@@ -46,6 +46,7 @@ class Pending:
     id: int
     stamp_ns: int
     positions: Array
+    instruction: str
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ class Runtime:
             identifier = self.worker.infer(observation, self.scheduler.prefix(paired.stamp_ns), path)
         except InferenceError as error:
             raise StreamError([str(error)]) from error
-        self.pending = Pending(identifier, paired.stamp_ns, paired.positions)
+        self.pending = Pending(identifier, paired.stamp_ns, paired.positions, instruction)
         return True
 
     def _pixels(self, images: Mapping[str, object]) -> dict[str, NDArray[np.uint8]]:

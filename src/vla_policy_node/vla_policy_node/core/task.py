@@ -68,12 +68,12 @@ class Task:
         """s since the start."""
         return (now_ns - self.started_ns) * 1e-9
 
-    def published(self, progress: float) -> None:
-        """A chunk was published."""
+    def published(self, progress: float, whole: bool = True) -> None:
+        """A chunk was published; `whole`: its progress is that of the task, not of a part that a planner named."""
         self.chunks += 1
         self.progress = progress
         self._failures = 0
-        self._done = self._done + 1 if progress >= self._rules.progress else 0
+        self._done = self._done + 1 if whole and progress >= self._rules.progress else 0
 
     def failed(self, reason: str) -> None:
         """An inference gave no usable answer."""
