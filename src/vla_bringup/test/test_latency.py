@@ -2,13 +2,14 @@
 
 import json
 import math
+import subprocess
 import time
 
 import numpy as np
 import pytest
 
 from vla_bringup.files import find
-from vla_bringup.latency import report, starvation, stub
+from vla_bringup.latency import graphs, report, starvation, stub
 from vla_bringup.latency.figures import Sample, Seen, growth, overheads, quantiles, samples, seen_from
 from vla_bringup.latency.graphs import STACK, WORKER, Graph, Phase, run_graph
 from vla_contract.errors import ConfigError, InferenceError
@@ -40,6 +41,13 @@ def test_a_chunk_is_followed_to_the_command_that_was_made_of_it():
     assert sample == Sample(total=43.0, inference=30.0, policy=10.0, filter=2.0) and sample.overhead == 13.0
     again = json.loads(json.dumps({name: getattr(seen, name) for name in seen.__dataclass_fields__}))
     assert samples(seen_from(again), 0.1) == [sample]
+
+
+def test_a_process_that_ends_while_it_is_measured_is_named():
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with pytest.raises(graphs.BenchError, match=f"vla_policy .process {gone.pid}. ended .* see its log"):
+        graphs._Watch({"vla_policy": gone.pid})
 
 
 def test_a_command_from_before_the_chunk_does_not_count():

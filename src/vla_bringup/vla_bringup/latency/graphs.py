@@ -239,30 +239,37 @@ class _Watch:
     def __init__(self, pids: Mapping[str, int]):
         self._pids = pids
         self._began = time.monotonic()
-        self._cpu = {name: _cpu_seconds(pid) for name, pid in pids.items()}
+        self._cpu = {name: _cpu_seconds(name, pid) for name, pid in pids.items()}
         self._usage = {name: Usage() for name in pids}
         self.look()
 
     def look(self) -> None:
         now = time.monotonic() - self._began
         for name, pid in self._pids.items():
-            self._usage[name].memory.append((now, _rss_mb(pid)))
+            self._usage[name].memory.append((now, _rss_mb(name, pid)))
 
     def end(self) -> dict[str, Usage]:
         self.look()
         wall = time.monotonic() - self._began
         for name, pid in self._pids.items():
-            self._usage[name].cpu_share = (_cpu_seconds(pid) - self._cpu[name]) / wall
+            self._usage[name].cpu_share = (_cpu_seconds(name, pid) - self._cpu[name]) / wall
         return self._usage
 
 
-def _cpu_seconds(pid: int) -> float:
+def _proc(name: str, pid: int, file: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{file}").read_text()
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise BenchError(f"{name} (process {pid}) ended while it was measured; see its log") from error
+
+
+def _cpu_seconds(name: str, pid: int) -> float:
     """User and system time, of all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    fields = _proc(name, pid, "stat").rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _rss_mb(pid: int) -> float:
+def _rss_mb(name: str, pid: int) -> float:
     """Resident memory, shared segments included."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    pages = int(_proc(name, pid, "statm").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
