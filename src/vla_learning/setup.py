@@ -11,7 +11,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{package_name}"]),
         (f"share/{package_name}", ["package.xml"]),
     ],
-    install_requires=["setuptools", "numpy", "rich", "safetensors", "scipy", "torch"],
+    install_requires=["setuptools", "matplotlib", "numpy", "rich", "safetensors", "scipy", "torch"],
     entry_points={"console_scripts": ["train = vla_learning.train:main"]},
     zip_safe=True,
     maintainer="VLA suite maintainers",

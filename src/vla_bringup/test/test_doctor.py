@@ -103,6 +103,36 @@ def test_weights_of_another_checkpoint(robot, policy):
     assert "the weights were changed or belong to another checkpoint" in failures(policy_checks(robot, path))["policy"]
 
 
+def served(path, change=lambda options: None, **keys):
+    """The shipped policy file for a server, changed."""
+    content = yaml.safe_load(find("policies", "served").read_text()) | keys
+    change(content["options"])
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def test_a_server_s_policy_file_is_compared_without_the_server(robot, tmp_path):
+    def wrong(options):
+        options["inputs"]["observation/image/front"]["camera"] = "no_such_camera"
+        options["action"]["joints"][0] = "nope"
+
+    checks = list(policy_checks(robot, served(tmp_path / "p.yaml", wrong)))
+    misfits = [check for check in checks if check.name == "policy and robot"]
+    assert [check.level for check in misfits] == ["failed"] * len(misfits) and all(check.remedy for check in misfits)
+    found = "\n".join(check.found for check in misfits)
+    assert "unknown camera 'no_such_camera'; known: front, wrist" in found and "unknown joint 'nope'; known" in found
+    (fits,) = [c for c in policy_checks(robot, served(tmp_path / "p.yaml")) if c.name == "policy and robot"]
+    assert (fits.level, fits.found) == ("ok", "served fits fr3_sim: cameras, joints, action space")
+
+
+def test_rtc_with_a_policy_that_cannot_be_told_is_a_warning(robot, policy, tmp_path):
+    rtc = {"schedule": {"strategy": "rtc"}}
+    (told,) = [c for c in policy_checks(robot, served(tmp_path / "p.yaml", **rtc)) if c.name == "strategy"]
+    assert told.level == "warning" and "rtc has no effect: backend 'openpi' cannot be told" in told.found
+    assert "async" in told.remedy
+    assert "strategy" not in {check.name for check in policy_checks(robot, policy(**rtc))}
+
+
 def test_an_interpreter_that_is_not_there_or_lacks_packages(robot, policy, tmp_path):
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(bare)], check=True)

@@ -111,7 +111,7 @@ def _images(robot: Robot) -> Iterator[Check]:
 def policy_checks(robot: Robot, name: str) -> Iterator[Check]:
     """Policy file, checkpoint and worker; `name` in config/, or path."""
     from vla_policy_node.config import load_policy_file
-    from vla_policy_node.preflight import preflight
+    from vla_policy_node.preflight import preflight, strategy_warning
 
     remedy = "correct the policy file; src/vla_policy_node/README.md explains every key"
     try:
@@ -134,8 +134,11 @@ def policy_checks(robot: Robot, name: str) -> Iterator[Check]:
             yield Check("policy and robot", "failed", misfit, "use a policy for this robot, or correct what is wrong")
     except VlaError as error:
         yield Check("policy", "failed", str(error), "make the environment, or fetch the checkpoint again")
-    if metadata is not None:
+    if metadata is not None and metadata.digest:
         yield Check("weights", "ok", f"sha256 {metadata.digest}")
+    if warning := strategy_warning(policy, policy.timing.strategy, metadata):
+        remedy = "schedule.strategy: async, or a policy that can be told (flow, pi0 with guidance above 0)"
+        yield Check("strategy", "warning", warning, remedy)
     yield from _worker(spec)
 
 
@@ -145,7 +148,7 @@ def _fits(metadata: PolicyMetadata | None, robot: Robot) -> Check:
             "policy and robot",
             "warning",
             f"no {METADATA_FILE} in the checkpoint: cameras, joints and units are compared when the backend has loaded",
-            "nothing, if the policy is behind a server; else see that the policy node becomes READY",
+            "see that the policy node becomes READY",
         )
     small = [
         f"{name} {robot.cameras[name].width}x{robot.cameras[name].height} → {camera.width}x{camera.height}"
@@ -157,7 +160,9 @@ def _fits(metadata: PolicyMetadata | None, robot: Robot) -> Check:
             "policy and robot", "warning", f"images are enlarged for the policy: {', '.join(small)}",
             "set the cameras to larger pictures"
         )  # fmt: skip
-    return Check("policy and robot", "ok", f"{metadata.name} fits {robot.name}: cameras, joints, units, action space")
+    normalised = any(set(s.mean) - {0.0} or set(s.std) - {1.0} for s in metadata.statistics.values())
+    what = "cameras, joints, action space" + (", units of the training data" if normalised else "")
+    return Check("policy and robot", "ok", f"{metadata.name} fits {robot.name}: {what}")
 
 
 def _worker(spec: object) -> Iterator[Check]:

@@ -95,3 +95,31 @@ def test_broken_checkpoints(tmp_path, file, content, words):
         (tmp_path / file).write_text(content)
     with pytest.raises(ConfigError, match=words):
         load_metadata(tmp_path)
+
+
+def test_what_a_policy_looks_back_at(tmp_path, robot):
+    assert load_metadata(checkpoint(tmp_path)).history is None
+    found = load_metadata(checkpoint(tmp_path, history={"steps": 4, "dt": 0.1}))
+    assert found.history.span == pytest.approx(0.4)
+    check_fit(found, robot)
+
+
+@pytest.mark.parametrize(
+    ("history", "words"),
+    [
+        ({"steps": 0, "dt": 0.1}, "history.steps"),
+        ({"steps": 16, "dt": 0.1}, "history.steps"),
+        ({"steps": 2, "dt": 0.0}, "history.dt"),
+        ({"steps": 11, "dt": 0.5}, r"11 steps of 0.5 s are 5.5 s \(> 5 s\)"),
+    ],
+)
+def test_a_history_that_nobody_can_keep_is_refused(tmp_path, history, words):
+    with pytest.raises(ConfigError, match=words):
+        load_metadata(checkpoint(tmp_path, history=history))
+
+
+def test_a_camera_too_slow_for_the_history_is_named(tmp_path, robot):
+    rate = robot.cameras["front"].rate
+    found = load_metadata(checkpoint(tmp_path, history={"steps": 1, "dt": 0.5 / rate}))
+    with pytest.raises(MismatchError, match=f"camera 'front': {rate:g} Hz in two.yaml, .* {2 * rate:.3g} Hz or more"):
+        check_fit(found, robot)

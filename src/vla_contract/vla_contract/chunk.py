@@ -58,6 +58,7 @@ class ActionChunk:
         confidence: [0, 1]; NaN: unknown.
         progress: [0, 1] of the task, as the policy sees it; NaN: unknown.
         base: of a mobile base; None: it stays, or there is none. Never a part of the arm's trajectory.
+        shortened: why it ends before the policy wanted it to; empty: it does not.
     """
 
     stamp_ns: int
@@ -72,6 +73,7 @@ class ActionChunk:
     confidence: float = float("nan")
     progress: float = float("nan")
     base: BaseMotion | None = None
+    shortened: str = ""
 
     def with_trajectory(self, trajectory: Trajectory) -> "ActionChunk":
         """The same chunk with another motion."""

@@ -27,6 +27,13 @@ class InferenceError(VlaError):
     """A policy could not answer."""
 
 
+class Unavailable(InferenceError):
+    """What the policy runs on is away, slow or wrong, e.g. its server: an outage, no failure of the policy.
+
+    Whoever counts failures must not count it; the next observation may be answered.
+    """
+
+
 def unknown(kind: str, name: object, known: Iterable[object]) -> str:
     """A message for a name that does not exist, which lists those that do."""
     return f"unknown {kind} '{name}'; known: {', '.join(sorted(str(k) for k in known)) or 'none'}"

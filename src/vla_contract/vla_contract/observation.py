@@ -19,6 +19,9 @@ class Observation:
         instruction: the sentence to obey; empty: none.
         extras: for scripted experts in the simulator: object -> pose (7,) in the base frame, position [m] and
             quaternion wxyz. Empty for everybody else.
+        earlier: for policies that look back (`PolicyMetadata.history`): what was seen 1 … `steps` times `dt` before,
+            oldest first, at the beginning of a task the oldest there is in their place; without `extras` and `earlier`
+            of their own. Empty for everybody else.
     """
 
     stamp_ns: int
@@ -27,3 +30,4 @@ class Observation:
     velocities: NDArray[np.float64]
     instruction: str = ""
     extras: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    earlier: "tuple[Observation, ...]" = ()

@@ -8,11 +8,11 @@ import hashlib
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vla_contract.errors import ConfigError, MismatchError
 from vla_contract.robot import Robot, describe_errors
@@ -20,6 +20,10 @@ from vla_contract.robot import Robot, describe_errors
 METADATA_FILE = "policy.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"  # instead, where the weights lie in several files
+
+MOST_EARLIER = 15  # observations that a policy may look back at; shared memory has room for them
+_LONGEST_HISTORY = 5.0  # s; all images of that time are kept
+_SLOWEST = 1.5  # spacings of the history that a camera's period may last; slower ones show the same picture again
 
 ActionSpace = Literal["joint_position", "joint_delta", "ee_pose", "ee_delta", "ee_delta_position"]
 
@@ -46,6 +50,24 @@ class Statistics(_Strict):
         return np.array(self.mean), np.array(self.std)
 
 
+class History(_Strict):
+    """Earlier observations that a policy looks back at: `steps` of them, `dt` s apart, the last one `dt` before now."""
+
+    steps: Annotated[int, Field(ge=1, le=MOST_EARLIER)]
+    dt: Annotated[float, Field(gt=0, le=_LONGEST_HISTORY, allow_inf_nan=False)]
+
+    @model_validator(mode="after")
+    def _not_too_long(self) -> Self:
+        if self.span > _LONGEST_HISTORY:
+            raise ValueError(f"{self.steps} steps of {self.dt:g} s are {self.span:g} s (> {_LONGEST_HISTORY:g} s)")
+        return self
+
+    @property
+    def span(self) -> float:
+        """s from the oldest one to now."""
+        return self.steps * self.dt
+
+
 class PolicyMetadata(_Strict):
     """Everything that a runtime must know of a policy to run it right.
 
@@ -63,6 +85,9 @@ class PolicyMetadata(_Strict):
         training: free facts for people (data, seed, success rate).
         ground_truth: it reads the simulator's ground truth, which no robot has: a scripted expert, never a policy to
             deploy. Its observations then hold each object's pose as an extra.
+        history: that it looks back at, spaced as in training; None: it looks at the present only.
+        follows_prefix: its chunks begin with the motion that is executed in any case (real-time chunking); None: it
+            does not say.
     """
 
     name: str
@@ -78,6 +103,8 @@ class PolicyMetadata(_Strict):
     statistics: dict[str, Statistics]
     training: dict[str, str | int | float] = {}
     ground_truth: bool = False
+    history: History | None = None
+    follows_prefix: bool | None = None
 
 
 def load_metadata(folder: str | Path) -> PolicyMetadata:
@@ -153,10 +180,23 @@ def check_fit(policy: PolicyMetadata, robot: Robot) -> None:
         misfits.append(
             f"tool_frame: the policy moves '{policy.tool_frame}', {robot.path.name} has '{robot.tool_frame}'"
         )
+    misfits += _history_misfits(policy, robot)
     for vector, names in (("state", policy.state), ("action", policy.action)):
         misfits += _statistics_misfits(policy, vector, len(names))
     if misfits:
         raise MismatchError(f"policy '{policy.name}' does not fit robot '{robot.name}'", misfits)
+
+
+def _history_misfits(policy: PolicyMetadata, robot: Robot) -> list[str]:
+    history = policy.history
+    if history is None:
+        return []
+    return [
+        f"camera '{name}': {robot.cameras[name].rate:g} Hz in {robot.path.name}, the policy looks back in steps of "
+        f"{history.dt:.4g} s; set the camera to {1 / history.dt:.3g} Hz or more"
+        for name in policy.cameras
+        if name in robot.cameras and robot.cameras[name].rate * history.dt * _SLOWEST < 1
+    ]
 
 
 def _statistics_misfits(policy: PolicyMetadata, vector: str, size: int) -> list[str]:

@@ -3,6 +3,11 @@
 Inverse kinematics is a chain of small quadratic programmes (pin-pink): follow the tool frame, stay near home with
 what freedom is left, keep the joints' position limits. A point that cannot be reached is answered with the nearest
 posture found *and its residual*; whoever executes the motion decides what to do with it.
+
+Near a singularity (a stretched arm, aligned wrist axes) a small motion of the tool would ask for a large one of the
+joints. Two things prevent that: the programmes are damped by the square of the error that is left, and more where a
+step makes it larger (Levenberg-Marquardt); and from point to point no joint may move more than a share of what the tool
+was asked to move. The tool then lags behind, as the residuals say, and catches up where it can.
 """
 
 from collections.abc import Sequence
@@ -12,7 +17,7 @@ import numpy as np
 import pinocchio as pin
 from numpy.typing import ArrayLike, NDArray
 from pink import Configuration, solve_ik
-from pink.limits import ConfigurationLimit
+from pink.limits import Limit
 from pink.tasks import FrameTask, PostureTask
 
 from vla_contract.errors import ConfigError, InferenceError, unknown
@@ -24,8 +29,14 @@ _STEP = 1.0
 _TOLERANCE = 2e-4  # m and rad; a tenth of what a camera pixel shows on the table
 _ITERATIONS = 12  # most per point; points a few centimetres apart need one or two
 _LONGEST_STEP = 0.3  # rad; the tool's motion is nearly linear over it, so that far points are approached, not overshot
+_TILT_COST = 0.3  # of 1 rad, against 1 for 1 m
 _POSTURE_COST = 1e-3  # against a tool cost of 1: the posture never pulls the tool away visibly
 _POSTURE_GAIN = 0.1  # share of the way home per step that the free motion of the elbow may take
+_DAMPING = 0.01  # times the square of the tool's error; gone where the tool arrives
+# Most that a joint moves from one point to the next. Far from singularities an FR3 needs less than half of it.
+_JOINT_PER_METRE = 12.0  # rad/m of the tool's way (or m/m)
+_JOINT_PER_TURN = 4.0  # rad/rad of the tool's turn
+_JOINT_FREE = 0.05  # rad, for a tool that stands: the elbow goes home, a tool that lags catches up
 
 
 @dataclass(frozen=True)
@@ -66,11 +77,11 @@ class ToolKinematics:
         self._frame = self._model.getFrameId(tool_frame)
         low, high = self._model.lowerPositionLimit, self._model.upperPositionLimit
         posture = (low + high) / 2 if home is None else self._checked(home)[self._columns]
-        self._tool = FrameTask(tool_frame, position_cost=1.0, orientation_cost=0.3, lm_damping=0.0)
+        self._tool = FrameTask(tool_frame, position_cost=1.0, orientation_cost=_TILT_COST, lm_damping=_DAMPING)
         self._posture = PostureTask(cost=_POSTURE_COST, gain=_POSTURE_GAIN)
-        self._posture.set_target(np.clip(posture, low, high))
-        # A gain of 1 lets a step reach a limit; the programme then holds it exactly there.
-        self._limits = (ConfigurationLimit(self._model, config_limit_gain=1.0),)
+        self._home = np.clip(posture, low, high)
+        self._posture.set_target(self._home)
+        self._box = _Box(low, high)
 
     def forward(self, positions: ArrayLike) -> tuple[Array, Array]:
         """Pose of the tool in the root frame: position (3,) m and rotation (3, 3), for `positions` (n,) rad or m."""
@@ -80,6 +91,9 @@ class ToolKinematics:
 
     def follow(self, start: ArrayLike, path: ArrayLike, rotation: ArrayLike | None = None) -> Followed:
         """Joint positions that lead the tool along `path`, each point from the posture of the one before.
+
+        From one point to the next no joint moves more than 12 rad per metre and 4 rad per radian between the two poses
+        that are asked for, and 0.05 rad: near a singularity the tool lags behind instead.
 
         Args:
             start: (n,) rad or m, posture before the first point. Joints that do not move the tool keep this position.
@@ -104,39 +118,61 @@ class ToolKinematics:
         configuration = Configuration(self._model, self._data, np.clip(start[self._columns], low, high))
         result = np.tile(start, (len(points), 1))
         residuals, tilts = np.empty(len(points)), np.empty(len(points))
+        asked = configuration.get_transform_frame_to_world(self.tool_frame)
         for k, point in enumerate(points):
-            target = pin.SE3(rotations[k], point)
-            residuals[k], tilts[k] = self._reach(configuration, target)
+            before, asked = asked, pin.SE3(rotations[k], point)
+            way, turn = _distance(before, asked)
+            moved = _JOINT_PER_METRE * way + _JOINT_PER_TURN * turn
+            self._box.around(configuration.q, _JOINT_FREE + moved)
+            if k > 0 and max(residuals[k - 1], tilts[k - 1]) > _TOLERANCE:
+                self._nudge(configuration, min(_JOINT_FREE, moved))
+            residuals[k], tilts[k] = self._reach(configuration, asked)
             result[k, self._columns] = configuration.q
         return Followed(result, residuals, tilts)
+
+    def _nudge(self, configuration: Configuration, most: float) -> None:
+        """Toward home, no joint by more than `most`. An arm that lags is about stretched: it can bend either way, and
+        the way that is not home's may soon lead against a joint's limit."""
+        away = self._home - configuration.q
+        longest = float(np.abs(away).max(initial=0.0))
+        step = away * min(1.0, most / max(longest, 1e-12))
+        configuration.update(np.clip(configuration.q + step, self._box.low, self._box.high))
 
     def _reach(self, configuration: Configuration, target: pin.SE3) -> tuple[float, float]:
         """Moves `configuration` toward `target`; returns what is left: m, rad."""
         self._tool.set_target(target)
-        errors = (np.inf, np.inf)
+        errors, kept = (np.inf, np.inf), configuration.q
+        damping = _DAMPING
         for iteration in range(_ITERATIONS + 1):
             pose = configuration.get_transform_frame_to_world(self.tool_frame)
             before, errors = errors, _distance(pose, target)
             arrived = max(errors) < _TOLERANCE
-            stuck = sum(errors) > 0.98 * sum(before)
+            worse = not arrived and _cost(errors) > _cost(before)
+            if worse:
+                # The step was too long for the arm's curvature, as at the end of its reach: a shorter one from there.
+                configuration.update(kept)
+                errors, damping = before, 10 * damping
+            else:
+                kept, damping = configuration.q, max(_DAMPING, 0.1 * damping)
+            stuck = not worse and sum(errors) > 0.98 * sum(before)
             # At least one step even when the point is reached: it draws the elbow home on long stays.
             if iteration > 0 and (arrived or (stuck and iteration > 3)):
                 break
             if iteration == _ITERATIONS:
                 break
+            self._tool.lm_damping = damping
             velocity = solve_ik(
                 configuration,
                 (self._tool, self._posture),
                 _STEP,
                 solver="daqp",
-                limits=self._limits,
+                limits=(self._box,),
                 safety_break=False,
             )
             longest = float(np.abs(velocity).max(initial=0.0))
             configuration.integrate_inplace(velocity, _STEP * min(1.0, _LONGEST_STEP / max(longest, 1e-12)))
             # The last bits of an active limit are the solver's; the next programme must start inside.
-            low, high = self._model.lowerPositionLimit, self._model.upperPositionLimit
-            configuration.update(np.clip(configuration.q, low, high))
+            configuration.update(np.clip(configuration.q, self._box.low, self._box.high))
         return errors
 
     def _checked(self, positions: ArrayLike) -> Array:
@@ -147,6 +183,29 @@ class ToolKinematics:
                 f"({', '.join(self.joint_names)})"
             )
         return values
+
+
+class _Box(Limit):  # type: ignore[misc]  # pink is untyped
+    """Where the joints may go for the next point: within their limits, and not far from where they are."""
+
+    def __init__(self, low: Array, high: Array):
+        self._lowest, self._highest = low, high
+        self.low, self.high = low, high
+        self._sides = np.vstack([np.eye(len(low)), -np.eye(len(low))])
+
+    def around(self, positions: Array, most: float) -> None:
+        """Not farther than `most` rad or m from `positions` (n,), which are within the limits."""
+        self.low = np.maximum(self._lowest, positions - most)
+        self.high = np.minimum(self._highest, positions + most)
+
+    def compute_qp_inequalities(self, configuration: Configuration, dt: float) -> tuple[Array, Array]:
+        """G, h of G x <= h, for a displacement x; see pink."""
+        return self._sides, np.concatenate([self.high - configuration.q, configuration.q - self.low])
+
+
+def _cost(errors: tuple[float, float]) -> float:
+    """What the programmes make small: m and rad as the tool's task weighs them."""
+    return errors[0] ** 2 + (_TILT_COST * errors[1]) ** 2
 
 
 def _distance(pose: pin.SE3, target: pin.SE3) -> tuple[float, float]:

@@ -1,5 +1,6 @@
 """The benchmark of strategies: its clock, its counts, its figures."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,55 @@ def test_plot(tmp_path):
     ]
     bench.plot(rows, tmp_path / "bench.png")
     assert (tmp_path / "bench.png").stat().st_size > 10_000
+
+
+class TestCommand:
+    @pytest.fixture(autouse=True)
+    def place(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("VLA_ROOT", str(tmp_path))
+
+    @pytest.fixture
+    def nodding(self, monkeypatch):
+        monkeypatch.setattr(bench, "load", lambda checkpoint, robot, options: Nod(robot))
+        monkeypatch.setattr("vla_learning.delayed.LIMITS", {"still": 2.0, "sliding": 2.0})
+
+    def last_line(self, capsys):
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    def test_writes_its_picture_into_a_folder_of_its_own(self, nodding, capsys, tmp_path):
+        few = ["--episodes", "1", "--delays", "0.1", "--strategies", "async", "rtc"]
+        assert bench.main([*few, "--json"]) == 0
+        result = self.last_line(capsys)
+        picture = Path(result["picture"])
+        assert picture.parent.parent == tmp_path / ".vla" / "runs" and picture.stat().st_size > 10_000
+        assert [row["strategy"] for row in result["rows"]] == ["async", "rtc"] == list(result["splice_step_ratio"])
+        assert bench.main([*few, "--plot", str(tmp_path / "here" / "mine.png")]) == 0
+        assert (tmp_path / "here" / "mine.png").is_file() and not capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("options", "code", "told"),
+        [
+            (["--robot", "/nowhere.yaml"], 2, "/nowhere.yaml"),
+            (["--checkpoint", "/nowhere"], 2, "/nowhere"),
+            (["--episodes", "0"], 2, "--episodes is 0, expected 1 or more"),
+            (["--delays", "0.1", "-0.2"], 2, "--delays holds -0.2, expected seconds, 0 or more"),
+            (["--plot", "picture.pdf"], 2, "expected a file that ends in .png"),
+            (["--plot", "/proc/picture/strategies.png"], 2, "name another place with --plot"),
+        ],
+    )
+    def test_a_failure_ends_with_a_json_line_too(self, capsys, options, code, told):
+        assert bench.main([*options, "--json"]) == code
+        result = self.last_line(capsys)
+        assert told in result["error"] and result["exit_code"] == code and result["rows"] == []
+
+    def test_an_interruption_keeps_what_was_measured(self, nodding, monkeypatch, capsys):
+        def interrupted(stage, policy, strategy, *rest):
+            if strategy == "rtc":
+                raise KeyboardInterrupt
+            return play(stage, policy, strategy, *rest)
+
+        monkeypatch.setattr(bench, "play", interrupted)
+        code = bench.main(["--episodes", "1", "--delays", "0.1", "--strategies", "async", "rtc", "--json"])
+        result = self.last_line(capsys)
+        assert code == result["exit_code"] == 130 and result["error"] == "interrupted"
+        assert [row["strategy"] for row in result["rows"]] == ["async"]

@@ -5,16 +5,20 @@ Closed loop in the simulated cell on a virtual clock: the delay is injected, the
 
 import argparse
 import json
+import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vla_contract.errors import VlaError
+from vla_contract.errors import ConfigError, MismatchError, VlaError
 from vla_contract.robot import Robot, load_robot, resolve_path
 from vla_learning.delayed import TASKS, FreshNoise, Trace, play
 from vla_learning.evaluation import EVALUATION_SEEDS
@@ -154,8 +158,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     pyplot.close(figure)
 
 
-def main() -> int:
-    """The command line. Exit codes: 0 measured, 1 failed."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Exit codes as everywhere: 0 measured, 2 configuration, 3 failed, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="vla bench policy", description=__doc__)
     parser.add_argument("--episodes", type=int, default=12, help="per strategy and delay")
     parser.add_argument("--delays", type=float, nargs="+", default=list(DELAYS), help="s")
@@ -168,15 +172,48 @@ def main() -> int:
     )
     parser.add_argument("--robot", default=ROBOT)
     parser.add_argument("--checkpoint", default=CHECKPOINT)
-    parser.add_argument("--plot", type=Path, help="PNG to write")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    options = parser.parse_args()
+    parser.add_argument("--plot", type=Path, help="PNG to write (default: .vla/runs/…/policy.png)")
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line of stdout")
+    options = parser.parse_args(arguments)
+    rows: list[Row] = []
+    result: dict[str, Any] = {"fresh_noise": options.fresh_noise, "rows": rows}
+    code, error = 0, ""
+    try:
+        _measure(options, rows, result)
+    except (ConfigError, MismatchError) as caught:
+        code, error = 2, str(caught)
+    except VlaError as caught:
+        code, error = 3, str(caught)
+    except KeyboardInterrupt:
+        code, error = 130, "interrupted"
+    if error:
+        print(f"error: {error}", file=sys.stderr)
+        result |= {"error": error, "exit_code": code}
+    if options.json:
+        print(json.dumps(result | {"rows": [asdict(row) for row in rows]}), flush=True)
+    return code
+
+
+def _measure(options: argparse.Namespace, rows: list[Row], result: dict[str, Any]) -> None:
+    """Fills `rows` as they come, and `result` at the end.
+
+    Raises:
+        VlaError: when the options, robot or checkpoint cannot be used.
+    """
+    if options.episodes < 1:
+        raise ConfigError(f"--episodes is {options.episodes}, expected 1 or more")
+    wrong = [delay for delay in options.delays if not 0 <= delay < math.inf]
+    if wrong:
+        raise ConfigError(f"--delays holds {wrong[0]}, expected seconds, 0 or more")
+    robot = load_robot(resolve_path(options.robot, Path.cwd()))
+    checkpoint = resolve_path(options.checkpoint, Path.cwd())
+    picture = _picture(options.plot)
     console = Console(stderr=True)
     table = Table("task", *_COLUMNS.values())
-    rows: list[Row] = []
     every: dict[str, list[Trace]] = {name: [] for name in options.strategies}
 
     def report(row: Row, traces: Sequence[Trace]) -> None:
+        rows.append(row)
         every[row.strategy] += traces
         values = [getattr(row, key) for key in _COLUMNS]
         table.add_row(row.task, values[0], *(f"{value:g}" for value in values[1:]))
@@ -184,33 +221,36 @@ def main() -> int:
             f"{row.task} {row.strategy:8s} {row.delay_ms:3.0f} ms: {row.success_rate:.2f}, {row.mean_duration_s:.1f} s"
         )
 
-    try:
-        robot = load_robot(resolve_path(options.robot, Path.cwd()))
-        checkpoint = resolve_path(options.checkpoint, Path.cwd())
-        for task in options.tasks:
-            rows += bench(
-                robot,
-                checkpoint,
-                options.strategies,
-                options.delays,
-                options.episodes,
-                task,
-                options.fresh_noise,
-                report,
-            )
-    except VlaError as error:
-        console.print(f"[red]{error}")
-        return 1
+    for task in options.tasks:
+        bench(
+            robot, checkpoint, options.strategies, options.delays, options.episodes, task, options.fresh_noise, report
+        )
     console.print(table)
     # A 99th percentile of some 200 ticks with splices is a matter of luck; over all delays and tasks it is less so.
     pooled = {name: round(step_ratio(traces), 3) for name, traces in every.items()}
     console.print(f"splice step ratio over all: {', '.join(f'{name} {ratio:g}' for name, ratio in pooled.items())}")
-    if options.plot is not None:
-        plot(rows, options.plot)
-    if options.json:
-        shown = {"fresh_noise": options.fresh_noise, "splice_step_ratio": pooled, "rows": [asdict(row) for row in rows]}
-        print(json.dumps(shown))
-    return 0
+    plot(rows, picture)
+    console.print(f"picture: {picture}", soft_wrap=True)
+    result |= {"splice_step_ratio": pooled, "picture": str(picture)}
+
+
+def _picture(asked: Path | None) -> Path:
+    """Where the picture goes: where it was asked for, else into a folder of its own beside those of other commands.
+
+    Raises:
+        ConfigError: when nothing can be written there. That is to be known before an hour of episodes, not after.
+    """
+    runs = Path(os.environ.get("VLA_ROOT", Path.cwd())) / ".vla" / "runs"
+    path = asked or runs / f"policy-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}" / "policy.png"
+    if path.suffix != ".png":
+        raise ConfigError(f"--plot is '{path}', expected a file that ends in .png")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"'{path.parent}' cannot be made: {error.strerror}; name another place with --plot"
+        ) from error
+    return path.absolute()
 
 
 if __name__ == "__main__":

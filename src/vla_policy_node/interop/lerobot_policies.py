@@ -51,8 +51,12 @@ def test_our_backend_answers_what_lerobot_computes_itself(folder):
     assert np.abs(answers - expected).max() <= 1e-5
 
 
-def test_a_policy_that_looks_back_sees_what_it_sees_under_lerobot(folder):
-    assert json.loads((folder / "said.json").read_text())["diffusion"] <= 1e-5
+@pytest.mark.parametrize(("kind", "steps", "horizon"), [("diffusion", 1, 8), ("vqbet", 4, 6)])
+def test_a_policy_that_looks_back_sees_what_it_sees_under_lerobot(folder, kind, steps, horizon):
+    said = json.loads((folder / "said.json").read_text())[kind]
+    assert (said["steps"], said["horizon"]) == (steps, horizon)
+    assert said["neglect"] > 1e-4, "the policy looks at its past"
+    assert said["difference"] <= 1e-5
 
 
 def test_smolvla_answers_what_it_answers_under_lerobot(folder):

@@ -121,6 +121,8 @@ def main(port, version, token=""):
                 sys.exit(3)
             elif endpoint == "get_modality_config":
                 reply = configuration(version)
+            elif endpoint == "ping":
+                reply = {"status": "ok", "message": "Server is running"}
             elif endpoint == "reset" and version != "n1.5":
                 require(request["data"] == {"options": None}, "reset needs options")
                 resets += 1

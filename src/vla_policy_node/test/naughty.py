@@ -1,10 +1,12 @@
 """A backend that misbehaves on request: the instruction says how. Loaded by real worker processes in the tests."""
 
 import os
+import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from vla_contract.errors import ConfigError, InferenceError
+from vla_contract.errors import ConfigError, InferenceError, Unavailable
 from vla_contract.policy import file_digest
 from vla_policy_node.backends.replay import Options, ReplayBackend, _read
 
@@ -21,23 +23,51 @@ class Naughty(ReplayBackend):
             time.sleep(3600)
         if word == "refuse":
             raise InferenceError("the picture is too dark")
+        if word == "away":
+            raise Unavailable("server://far: cannot connect; next attempt in 0.5 s")
         if word == "bug":
             raise ZeroDivisionError("float division by zero")
         if word == "slow":
             time.sleep(float(observation.instruction.split()[1]))
         if word == "sum":
             print("pixels", {name: int(image.astype(int).sum()) for name, image in observation.images.items()})
+        chunk = super().infer(observation, prefix)
+        if word == "shorten":
+            chunk = replace(chunk, shortened="the answer leaves the robot's reach at point 4")
+        return chunk
+
+
+class Served(Naughty):
+    """As a policy that runs elsewhere, where a file says whether it is there."""
+
+    server, patience = "server://far", 30.0
+
+    def __init__(self, *arguments, away):
+        super().__init__(*arguments)
+        self._away = Path(away)
+
+    def check(self):
+        if self._away.exists():
+            raise Unavailable("server://far: cannot connect; next attempt in 0.5 s")
+
+    def infer(self, observation, prefix):
+        self.check()
         return super().infer(observation, prefix)
 
 
 def load(checkpoint, robot, options):
     options = dict(options)
+    away = options.pop("away", "")
+    if options.pop("blind", False):
+        sys.modules["vla_kinematics"] = None
+    hold = Path(options.pop("hold", "/nowhere"))
+    while hold.exists():
+        time.sleep(0.01)
     if options.pop("refuse_to_load", False):
         raise ConfigError("the checkpoint is of another year")
     if options.pop("need", "") == "torch":
         import a_module_that_nobody_has  # noqa: F401
     if options.pop("torch_free", False):
-        import sys
-
         assert "rclpy" not in sys.modules
-    return Naughty(_read(checkpoint, robot.joints), file_digest(checkpoint), checkpoint.stem, robot, Options(**options))
+    arguments = _read(checkpoint, robot.joints), file_digest(checkpoint), checkpoint.stem, robot, Options(**options)
+    return Served(*arguments, away=away) if away else Naughty(*arguments)

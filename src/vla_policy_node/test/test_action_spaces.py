@@ -196,6 +196,8 @@ def test_a_path_out_of_reach_is_taken_as_far_as_it_is_reachable():
     reader = decoder(space="ee_delta_position")
     decoded = reader.decode(np.linspace(0, 1, 21)[1:, None] * np.array([1.2, 0, 0]), HOME)
     kept = reader.reachable(decoded)
+    assert decoded.shortened(len(kept)).startswith(f"the answer leaves the robot's reach at point {len(kept)} of ")
+    assert decoded.shortened(len(decoded.positions)) == ""
     assert 1 <= len(kept) < 20
     assert decoded.residuals[: len(kept)].max() <= 0.02 < decoded.residuals[len(kept)]
 

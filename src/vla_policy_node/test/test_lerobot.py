@@ -1,6 +1,8 @@
 """LeRobot's policies in this process, as far as it goes without LeRobot; `./vla interop` has the rest."""
 
 import importlib.util
+from collections import deque
+from types import SimpleNamespace
 
 import pytest
 from remote import FR3
@@ -51,3 +53,34 @@ def test_options_that_are_wrong_are_refused(checkpoint, changes, told):
 def test_a_name_of_the_hub_is_no_checkpoint(tmp_path):
     with pytest.raises(ConfigError, match=r"config.json' cannot be read"):
         load_backend(locate("lerobot"), tmp_path / "lerobot" / "smolvla_base", FR3, OPTIONS)
+
+
+def test_queues_hold_what_came_with_the_inference_and_nothing_else():
+    import torch
+
+    from vla_policy_node.backends.lerobot import with_history
+
+    keys = ("observation.state", "observation.images")
+    policy = SimpleNamespace(
+        _queues={**{key: deque(maxlen=3) for key in keys}, "action": deque(maxlen=4)},
+        config=SimpleNamespace(image_features={"observation.images.front": None, "observation.images.wrist": None}),
+    )
+
+    def frame(k):
+        pictures = {key: torch.full((1, 3, 2, 2), float(k)) for key in policy.config.image_features}
+        return {"observation.state": torch.full((1, 8), float(k)), **pictures, "task": ["go"], "action": None}
+
+    for k in (0, 20, 40):  # inferences
+        batch = with_history(policy, [frame(k), frame(k + 1), frame(k + 2)])
+        for key in keys:
+            assert [float(one.mean()) for one in policy._queues[key]] == [k, k + 1, k + 2]
+        assert policy._queues["observation.images"][0].shape == (1, 2, 3, 2, 2)
+        # LeRobot stacks the queue of each key of the batch: an empty one, the actions', would be an error.
+        assert "action" not in batch and batch["observation.images"].mean() == k + 2 and not policy._queues["action"]
+
+
+def test_a_policy_without_queues_gets_the_batch_as_it_is():
+    from vla_policy_node.backends.lerobot import with_history
+
+    frame = {"observation.state": 1}
+    assert with_history(SimpleNamespace(config=None), [frame]) is frame

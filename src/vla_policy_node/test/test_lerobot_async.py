@@ -261,3 +261,9 @@ def test_answers_with_faults_give_rows_or_an_inference_error(data):
         wire.loads_actions(bytes(message))
     except InferenceError:
         pass
+
+
+@pytest.mark.parametrize("kind", ["diffusion", "vqbet"])
+def test_policies_whose_past_the_server_does_not_keep_are_refused(kind):
+    with pytest.raises(ConfigError, match=f"cannot run '{kind}', it keeps no past for it; use backend lerobot"):
+        client(1, policy_type=kind)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_contract.errors import ConfigError, InferenceError
+from vla_contract.errors import ConfigError, InferenceError, Unavailable
 from vla_policy_node.backends.remote import Connection, LinkError, RemoteOptions, read_options
 
 OPTIONS = RemoteOptions(
@@ -27,6 +27,7 @@ class ScriptedLink:
 
     def __init__(self, clock):
         self.up, self.answers, self.opened, self.timeouts = True, [], [], []
+        self.probed, self.gone = 0, None
         self._clock = clock
 
     def open(self):
@@ -40,6 +41,12 @@ class ScriptedLink:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    def probe(self, timeout):
+        self.probed += 1
+        if self.gone is not None:
+            gone, self.gone = self.gone, None
+            raise gone
 
     def close(self):
         pass
@@ -159,6 +166,82 @@ def test_whatever_the_server_does_a_question_gets_its_own_answer_or_an_inference
     link.up, link.answers = True, []
     clock.now += OPTIONS.longest_retry
     assert connection.ask("last") == "last"
+
+
+class SlowLink(ScriptedLink):
+    """Uses all the time that it is given, then does what the script says."""
+
+    def open(self):
+        super().open()
+        self._clock.now += OPTIONS.opening
+
+    def exchange(self, request, timeout):
+        self._clock.now += timeout
+        return super().exchange(request, timeout)
+
+
+@given(st.lists(st.sampled_from(["ok", "closed", "late", "error"]), max_size=12), st.integers(0, 12))
+@settings(max_examples=200, deadline=None)
+def test_one_inference_never_waits_longer_than_the_patience_says(fates, kinds):
+    clock = Clock()
+    link = SlowLink(clock)
+    connection = Connection(link, OPTIONS, clock)
+    faults = {"closed": LinkError("hung up", closed=True), "late": LinkError("late"), "error": InferenceError("no")}
+    link.answers = [faults.get(fate, "ok") for fate in fates]
+    for turn in range(6):
+        began, deadline = clock.now, connection.deadline()
+        try:
+            if (kinds >> turn) & 1:
+                connection.ask("reset", infers=False, deadline=deadline)
+            connection.ask("?", deadline=deadline)
+        except InferenceError:
+            pass
+        assert clock.now - began <= connection.patience + 1e-9
+        clock.now += OPTIONS.longest_retry
+
+
+def test_on_a_connection_that_works_only_the_short_time_out_is_waited_for(connection, link):
+    connection.ask(1)
+    link.answers = [LinkError("no answer for 2 s")]
+    with pytest.raises(Unavailable):
+        connection.ask(2)
+    assert link.timeouts[-1] == OPTIONS.timeout
+
+
+def test_an_outage_is_told_apart_from_a_server_that_could_not_infer(connection, link, clock):
+    connection.ask(1)
+    link.answers = [LinkError("the server could not infer: no such task", refused=True)]
+    with pytest.raises(InferenceError, match="no such task") as caught:
+        connection.ask(2)
+    assert not isinstance(caught.value, Unavailable)
+    link.up = False
+    clock.now += 1
+    with pytest.raises(Unavailable):
+        connection.ask(3)
+    with pytest.raises(Unavailable, match="next attempt in"):
+        connection.ask(4)
+
+
+def test_a_check_connects_and_finds_out_that_the_server_went_and_came(connection, link, clock):
+    link.up = False
+    with pytest.raises(Unavailable, match=r"test://server: connection refused; next attempt in 0\.5 s"):
+        connection.check()
+    link.up = True
+    with pytest.raises(Unavailable, match="no answer since"):
+        connection.check()  # pauses are kept
+    clock.now += 0.5
+    connection.check()
+    assert len(link.opened) == 2 and link.probed == 0 and link.timeouts == []
+    connection.check()
+    assert link.probed == 1
+    link.gone = LinkError("hung up", closed=True)
+    connection.check()  # another server is there already
+    assert len(link.opened) == 3
+    link.gone = LinkError("no answer to a ping for 2 s")
+    with pytest.raises(Unavailable, match="no answer to a ping"):
+        connection.check()
+    clock.now += 0.5
+    assert connection.ask("?") == "?" and link.timeouts == [OPTIONS.first_timeout]
 
 
 def test_options_that_are_wrong_are_all_named():

@@ -58,6 +58,27 @@ def test_targets_beyond_the_limits_are_held_there_and_named():
     assert states.positions[:, 0].max() <= 2.0 and splice.excess <= 1.0
 
 
+@pytest.mark.parametrize(("asked", "named"), [(1.955, ()), (-1.955, ()), (1.965, ("j1",)), (-1.999, ("j1",))])
+def test_targets_in_the_margin_inside_a_limit_are_held_at_it_and_named(asked, named):
+    """Plans keep 1 % of the joint's range from its ends: of -2 to 2 rad, 0.04 rad."""
+    world = World(horizon=40)
+    points = wish(world.times)
+    points[:, 0] = asked * np.linspace(0.1, 1.0, 40)
+    points[:, 2] = 0.0  # a gripper is asked for its very ends, always
+    chunk = ActionChunk(T0, JOINTS, Trajectory(world.times, points))
+    splice = world.scheduler.splice(chunk, world.start, T0, Reality(world.start))
+    assert splice.clipped == named
+    assert abs(splice.chunk.positions[-1, 0]) == pytest.approx(min(abs(asked), 1.96), abs=0.01)
+
+
+def test_a_gripper_beyond_its_limits_is_named():
+    world = World()
+    points = wish(world.times)
+    points[:, 2] = 0.05
+    chunk = ActionChunk(T0, JOINTS, Trajectory(world.times, points))
+    assert world.scheduler.splice(chunk, world.start, T0, Reality(world.start)).clipped == ("grip",)
+
+
 def test_a_policy_in_too_much_of_a_hurry_is_slowed():
     world = World()
     points = np.stack([np.minimum(3.0 * world.times, 1.8), 0 * world.times, 0 * world.times + 0.04], axis=1)
@@ -188,11 +209,36 @@ class TestStrategies:
             observed, total = ended + S // 20, total + 1
         assert scheduler.starved == 0
 
+    def test_a_change_to_sync_in_mid_motion_drops_what_has_passed(self):
+        """Only who has rested since the observation may play a chunk from its beginning."""
+        world = run(World(), [0.3] * 4)
+        world.scheduler.choose("sync")
+        observed = world.published[-1][0]
+        _, splice = world.infer(observed, 0.3)
+        curve = splice.chunk.trajectory
+        times = np.arange(0.3 + 0.1 + 0.3, curve.end - 0.65, 0.05)
+        wanted = wish((observed - T0) * 1e-9 + times)
+        assert len(times) and np.abs(curve.sample(times).positions - wanted)[:, NO_GRIPPER].max() < 0.04
+        assert splice.base == "plan" and np.abs(curve.velocities[-1])[:2].max() < 1e-12
+        ended = splice.chunk.stamp_ns + round(curve.end * S)
+        assert not world.scheduler.due(ended, ended - 1) and world.scheduler.due(ended, ended + 1)
+
     def test_only_real_time_chunking_tells_the_policy(self):
         for strategy in ("sync", "async", "ensemble", "rtc"):
             world = World(Schedule(strategy=strategy))
             now, _ = world.infer(T0, 0.1)
             assert (world.scheduler.prefix(now) is not None) == (strategy == "rtc")
+
+    def test_an_ensemble_that_begins_again_forgets_the_old_one(self):
+        world = run(World(Schedule(strategy="ensemble")), [0.1] * 3)
+        world.scheduler.choose("async")
+        world.scheduler.choose("ensemble")
+        observed = world.published[-1][0] + S // 5
+        _, splice = world.infer(observed, 0.1, phase=0.3)
+        curve = splice.chunk.trajectory
+        times = np.arange(0.7, 1.2, 0.05)
+        wanted = wish((observed - T0) * 1e-9 + times, 0.3)
+        assert np.abs(curve.sample(times).positions - wanted)[:, NO_GRIPPER].max() < 0.02
 
     def test_strategies_change_while_running(self):
         world = run(World(), [0.1] * 2)

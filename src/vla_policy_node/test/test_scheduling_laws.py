@@ -2,20 +2,21 @@
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from worlds import FAST, JOINTS, NO_GRIPPER, T0, S, World, limits, run, wish
+from worlds import FAST, FRAME, JOINTS, NO_GRIPPER, T0, S, World, drive, limits, run, wish
 
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError
 from vla_contract.interpolation import Trajectory
 from vla_policy_node.core.pacing import Pacer
-from vla_policy_node.core.scheduling import Reality, Schedule
+from vla_policy_node.core.scheduling import STRATEGIES, Reality, Schedule
 from vla_policy_node.core.splicing import APART
 
 MARGIN, TICK = 0.1, 0.01  # s
 MOVING = ("async", "ensemble", "rtc")
 HORIZON = 1.6  # s
+LATEST = HORIZON - MARGIN - 0.11  # s: a chunk that comes later has nothing left to execute
 
 latencies = st.lists(st.floats(0.0, 0.7), min_size=2, max_size=8)
 seeds = st.integers(0, 1000)
@@ -23,11 +24,13 @@ quick = settings(deadline=None, max_examples=25, phases=FAST, suppress_health_ch
 
 
 @st.composite
-def worlds(draw):
-    """A task under way: any strategy, any latencies below the horizon, a policy that contradicts itself."""
-    schedule = Schedule(strategy=draw(st.sampled_from(MOVING)), margin=MARGIN)
-    world = World(schedule, draw(st.floats(0.0, 0.01)), draw(seeds), flicker=draw(st.booleans()))
-    return run(world, draw(latencies), phase=draw(st.floats(-0.5, 0.5)))
+def worlds(draw, delays=latencies, strategies=STRATEGIES):
+    """A task under way: any strategy or changes among them in mid-motion, any latencies, a policy that contradicts
+    itself."""
+    chosen = draw(st.one_of(st.sampled_from(strategies).map(lambda one: [one]), st.lists(st.sampled_from(strategies))))
+    world = World(Schedule(margin=MARGIN), draw(st.floats(0.0, 0.01)), draw(seeds), flicker=draw(st.booleans()))
+    world.start = wish(0.0, phase := draw(st.floats(-0.5, 0.5)))[0]
+    return drive(world, draw(delays), chosen, phase=phase)
 
 
 def pairs(world):
@@ -40,8 +43,8 @@ def pairs(world):
 
 
 @quick
-@given(worlds())
-def test_no_gap_while_inference_is_shorter_than_the_horizon(world):
+@given(worlds(strategies=MOVING))
+def test_no_gap_while_two_inferences_fit_into_a_chunk(world):
     for old, after, now in pairs(world):
         new = after.chunk.trajectory
         assert old.end > now, "the old plan still plays when the new chunk comes"
@@ -49,8 +52,39 @@ def test_no_gap_while_inference_is_shorter_than_the_horizon(world):
         assert after.base == "plan"
 
 
+@settings(quick, max_examples=60)
+@given(st.lists(st.floats(0.0, LATEST), min_size=2, max_size=8), st.sampled_from(MOVING), st.floats(0.05, 1.5))
+@example([0.0, HORIZON - 0.4 - FRAME], "async", 0.4)
+@example([0.78] * 4, "async", 0.4)
+@example([0.05, 1.35, 0.05, 1.35], "async", 0.05)
+@example([1.2] * 4, "rtc", 0.4)
+def test_gaps_are_where_inferences_leave_no_choice(delays, strategy, wanted):
+    """A chunk reaches H beyond its observation. The next one is used s later, or when that inference is done, and its
+    own inference takes d: no gap while max(s, d before) + an image + d <= H. Two inferences in a row that take longer
+    than H leave one whatever a scheduler does. The robot rests in it, and starts from there: nothing is made up for,
+    nothing jumps."""
+    world = World(Schedule(strategy=strategy, margin=MARGIN, execution_horizon=wanted), noise=0.002)
+    horizons = []
+    for delay in delays:
+        drive(world, [delay])
+        horizons.append(world.scheduler.refill.horizon)
+    assert len(world.published) == len(delays)
+    for k, (old, after, now) in enumerate(pairs(world)):
+        length = old.end + (after.chunk.stamp_ns - world.published[k][1].chunk.stamp_ns) * 1e-9
+        gap = now > old.end
+        if max(horizons[k], delays[k]) + FRAME + delays[k + 1] <= HORIZON - 1e-6:
+            assert not gap
+        if delays[k] + delays[k + 1] > length + 1e-6:
+            assert gap
+        if gap:
+            first = after.chunk.trajectory
+            assert after.base == "rest" and first.start >= now - APART
+            assert np.abs(first.velocities[0]).max() == 0.0
+            np.testing.assert_allclose(first.positions[0], old.positions[-1], atol=1e-9)
+
+
 @quick
-@given(worlds())
+@given(worlds(st.lists(st.floats(0.0, HORIZON), min_size=2, max_size=8)))
 def test_never_executes_an_action_whose_time_has_passed(world):
     """Nothing that is published lies in the past, and what lies ahead is the action that is meant for then."""
     for now_ns, splice in world.published:
@@ -113,6 +147,20 @@ def test_published_motion_keeps_the_limits(world):
         assert (np.abs(states.jerks) <= bounds.max_jerk).all()
         assert (states.positions >= bounds.min_position - 1e-6).all()
         assert (states.positions <= bounds.max_position + 1e-6).all()
+
+
+@settings(quick, max_examples=60)
+@given(latencies, st.sampled_from(STRATEGIES), st.floats(0.3, 2.0), st.floats(-2.2, 2.2), seeds)
+@example([0.44, 0.63, 0.54, 0.16, 0.21], "rtc", 1.8, -2.2, 0)
+@example([0.45, 0.19, 0.03, 0.01, 0.57], "sync", 1.9, 0.5, 0)
+def test_a_policy_that_asks_for_what_is_beyond_the_position_limits_is_kept_inside(delays, strategy, size, offset, seed):
+    """And where a motion that was already on its way cannot be, its excess says so; the filter refuses it."""
+    world = drive(World(Schedule(strategy=strategy, margin=MARGIN), 0.005, seed, size=size, offset=offset), delays)
+    for _, splice in world.published:
+        curve = splice.chunk.trajectory
+        positions = curve.sample(np.linspace(curve.start, curve.end, 500)).positions[:, NO_GRIPPER]
+        # Bounds of positions are looked at every 0.05 s.
+        assert splice.excess > 1.0 or np.abs(positions).max() <= 2.0 + 2e-3
 
 
 @quick

@@ -18,7 +18,7 @@ from remote import BRINGUP, FR3, HOME, QUICK, Server, answered, observation, rem
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.interpolation import Trajectory
-from vla_contract.policy import CameraInput, PolicyMetadata, Statistics
+from vla_contract.policy import CameraInput, History, PolicyMetadata, Statistics
 from vla_contract.robot import read_yaml
 from vla_policy_node.backends.encodings import pack_openpi
 from vla_policy_node.config import load_policy_file
@@ -357,3 +357,10 @@ def test_a_client_that_says_nothing_does_not_stop_the_others(running):
     port = running(EchoBackend())
     with connect(f"ws://127.0.0.1:{port}", compression=None, proxy=None):
         assert our_client(port, horizon=4, inputs=robot_layout(FR3, ("front",))).infer(observation())
+
+
+def test_a_policy_that_looks_back_is_not_served():
+    backend = EchoBackend()
+    backend.metadata = backend.metadata.model_copy(update={"history": History(steps=1, dt=0.05)})
+    with pytest.raises(ConfigError, match="'echo' looks back at earlier observations.*run it in the policy node"):
+        PolicyServer(LocalEngine(backend), FR3)

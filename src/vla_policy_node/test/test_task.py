@@ -44,6 +44,26 @@ def test_fails_after_failures_in_a_row(task):
     assert outcome(task) == (Outcome.FAILED, "4 inferences in a row failed, the last one: too dark")
 
 
+def test_an_outage_is_no_failure_however_long_it_lasts_and_the_time_out_ends_it(task):
+    for _ in range(3):
+        task.failed("too dark")
+    for _ in range(10_000):
+        task.unavailable("ws://far: cannot connect; next attempt in 0.5 s")
+    assert outcome(task) is None and task.unanswered == 10_000
+    assert outcome(task, 10.1) == (
+        Outcome.TIMEOUT,
+        "not done within 10 s, progress nan; no answer at the end: ws://far: cannot connect; next attempt in 0.5 s",
+    )
+    task.failed("too dark")
+    assert outcome(task) == (Outcome.FAILED, "4 inferences in a row failed, the last one: too dark")
+
+
+def test_an_outage_that_is_over_is_not_named_at_the_end(task):
+    task.unavailable("ws://far: cannot connect")
+    task.published(0.5)
+    assert outcome(task, 10.1) == (Outcome.TIMEOUT, "not done within 10 s, progress 0.50")
+
+
 def test_fails_with_the_worker(task):
     task.broke("no such file\ntrace")
     assert outcome(task) == (Outcome.FAILED, "the policy's worker is down: no such file")

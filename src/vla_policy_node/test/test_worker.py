@@ -198,6 +198,53 @@ def test_hang_is_noticed(start):
     assert gone(pid)
 
 
+def test_an_outage_is_told_apart_from_a_failure(start):
+    worker, event = start()
+    worker.infer(observation("away"))
+    refusal = event()
+    assert refusal.unavailable and refusal.reason == "server://far: cannot connect; next attempt in 0.5 s"
+    worker.infer(observation("refuse"))
+    assert not event().unavailable
+    assert worker.health.server == "" and worker.restarts == 0
+
+
+def test_a_backend_that_waits_within_its_own_time_outs_does_not_hang(start, tmp_path):
+    worker, event = start(options={"away": str(tmp_path / "away")}, inference_timeout=0.1)
+    wait_for(lambda: not worker.health.trouble)
+    worker.infer(observation("slow 1.5"))
+    wait_for(lambda: "server://far: no answer for 1." in worker.health.trouble)
+    assert "given up after 30 s" in worker.health.trouble
+    assert isinstance(event(), Answer) and worker.restarts == 0 and worker.health.trouble == ""
+
+
+def test_a_server_is_watched_while_nobody_asks_anything(start, tmp_path):
+    away = tmp_path / "away"
+    away.touch()
+    worker, event = start(options={"away": str(away)})
+    wait_for(lambda: worker.health.trouble == "server://far: cannot connect; next attempt in 0.5 s")
+    for outage in (0, 1):
+        away.unlink()
+        wait_for(lambda: not worker.health.trouble)
+        assert worker.health.outages == outage
+        away.touch()
+        wait_for(lambda: worker.health.trouble)
+    worker.infer(observation())
+    assert event().unavailable
+    away.unlink()
+    worker.infer(observation())
+    assert isinstance(event(), Answer) and worker.health.trouble == "" and worker.restarts == 0
+
+
+def test_why_paths_cannot_be_drawn_is_known(start):
+    worker, _ = start()
+    assert worker.no_paths == ""
+    # A module that cannot be imported stands for an interpreter without it.
+    worker, event = start(environment={"PYTHONPATH": str(HERE)}, options={"blind": True})
+    assert "lacks what they take" in worker.no_paths and sys.executable in worker.no_paths
+    worker.infer(observation(), path=True)
+    assert event().path is None
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

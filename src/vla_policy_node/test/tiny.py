@@ -73,7 +73,10 @@ def pi0_metadata() -> dict:
         "horizon": 10,
         "dt": 0.05,
         "statistics": {
-            "state": {"mean": [0.1 * i for i in range(8)], "std": [1.0 + 0.1 * i for i in range(8)]},
+            "state": {
+                "mean": [0.1, -0.2, 0.3, -2.3, 0.4, 2.2, 0.6, 0.7],
+                "std": [*(1.0 + 0.1 * i for i in range(7)), 0.4],
+            },
             "action": {"mean": [0.0, -0.5, 0.0, -2.8, 0.0, 3.0, 0.7, 0.5], "std": [0.3 + 0.01 * i for i in range(8)]},
         },
     }

@@ -62,8 +62,9 @@ class PolicyFile(_Strict):
         interpreter: Python of the worker; empty: the node's. Relative to this file if it has a slash.
         environment: variables of the worker, on top of the few that are passed on.
         options: for the backend.
-        load_timeout, inference_timeout: s; longer is a hang.
-        failures: inferences in a row without an answer that end the task.
+        load_timeout, inference_timeout: s; longer is a hang. A policy behind a server has time-outs of its own: never
+            less than those together.
+        failures: inferences in a row without an answer that end the task; a server's outage does not count.
     """
 
     backend: str

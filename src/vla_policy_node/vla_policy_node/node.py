@@ -30,7 +30,7 @@ from vla_policy_node.core.scheduling import Reality
 from vla_policy_node.core.task import Outcome, Rules, Task, Verdict
 from vla_policy_node.driving import Driver
 from vla_policy_node.parameters import Parameters
-from vla_policy_node.preflight import preflight
+from vla_policy_node.preflight import preflight, strategy_warning
 from vla_policy_node.reporting import Reporter
 from vla_policy_node.runtime import Result, Runtime, State
 from vla_policy_node.subtasks import Subtasks
@@ -114,6 +114,7 @@ class PolicyNode(VlaNode):
             if parameter_.name == "strategy":
                 try:
                     self._runtime.scheduler.choose(parameter_.value or self._runtime.policy.timing.strategy)
+                    self._warn_of_strategy(self._runtime)
                 except ConfigError as error:
                     return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
@@ -204,7 +205,7 @@ class PolicyNode(VlaNode):
             elif isinstance(event, Down):
                 self._on_down(event)
             elif isinstance(event, Refusal):
-                self._on_failure(event.reason)
+                self._on_failure(event.reason, event.unavailable)
             elif self.params.lockstep:
                 self._held = event
             else:
@@ -219,21 +220,27 @@ class PolicyNode(VlaNode):
         self.get_logger().info(
             f"policy '{event.metadata.name}' is ready after {event.seconds:.1f} s (sha256 {event.metadata.digest[:12]})"
         )
+        self._warn_of_strategy(self._runtime)
         if event.metadata.ground_truth:
             read_truth(self, self._runtime)
         if self._cameras is None:
             clocks, names = (self._now, self._watch), event.metadata.cameras
             self._cameras = Cameras(self, self._runtime, names, self._reporter.images, clocks, self._on_image)
 
+    def _warn_of_strategy(self, runtime: Runtime) -> None:
+        if warning := strategy_warning(runtime.policy, runtime.scheduler.strategy, runtime.metadata):
+            self.get_logger().warning(warning, once=True)
+
     def _on_down(self, event: Down) -> None:
         self.get_logger().error(f"worker is down: {event.reason}")
         if event.restart_in is None and self._task is not None:
             self._task.broke(event.reason)
 
-    def _on_failure(self, reason: str) -> None:
-        self.get_logger().warning(f"inference failed: {reason}", throttle_duration_sec=1.0)
+    def _on_failure(self, reason: str, unavailable: bool = False) -> None:
+        what = "no answer" if unavailable else "inference failed"
+        self.get_logger().warning(f"{what}: {reason}", throttle_duration_sec=1.0)
         if self._task is not None:
-            self._task.failed(reason)
+            (self._task.unavailable if unavailable else self._task.failed)(reason)
             self._judge()
 
     def _publish(self, result: Result) -> None:
@@ -250,7 +257,7 @@ class PolicyNode(VlaNode):
         self._driver.take(spliced.chunk, now + round(runtime.policy.timing.margin * NS))
         if spliced.clipped:
             self.get_logger().warning(
-                f"the policy asks {', '.join(spliced.clipped)} beyond the position limit: held at the limit",
+                f"the policy asks {', '.join(spliced.clipped)} to or beyond a position limit: held where plans may go",
                 throttle_duration_sec=5.0,
             )
         self._reporter.splice = spliced
@@ -360,17 +367,12 @@ class PolicyNode(VlaNode):
         runtime, task = self._runtime, self._task
         if runtime is None or not self.context.ok():
             return
-        state, reason = runtime.state, runtime.reason
-        if task is not None and runtime.usable:
-            waits = bool(self._reason)
-            state, reason = (State.WAITING, f"waiting for {self._reason}") if waits else (State.RUNNING, "")
+        state, reason = self._reporter.judge(runtime, task, self._reason)
         if not self._reporter.report(runtime, task, self._now(), state, reason):
             return
         if task is not None:
-            phase = state.name.lower() if state == State.RUNNING else reason
-            if phase != self._phase:
-                self._phase = phase
-                self._reporter.think(task, phase, self._now())
+            self._phase = state.name.lower() if state == State.RUNNING else reason
+            self._reporter.enter(task, self._phase, self._now())
             self._feedback(task)
 
     def _feedback(self, task: Task) -> None:

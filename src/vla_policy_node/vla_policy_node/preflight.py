@@ -10,14 +10,17 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from xml.etree import ElementTree
 
 from vla_contract.errors import ConfigError, MismatchError, VlaError, unknown
 from vla_contract.policy import METADATA_FILE, PolicyMetadata, check_fit, load_metadata
 from vla_contract.robot import Robot, load_robot
+from vla_policy_node.backends import follows_prefix, locate
+from vla_policy_node.backends.declared import declare
 from vla_policy_node.config import PolicyFile, load_policy_file
 from vla_policy_node.worker.client import WorkerSpec
 from vla_policy_node.worker.environment import package_folders, worker_environment
@@ -28,11 +31,18 @@ _UNIT = re.compile(r"\[([^\],]+)[^\]]*\]$")
 _SMALLEST = 0.5  # of the pixels that a model takes; a camera with fewer shows it mostly made-up ones
 _BEYOND = 0.1  # of a joint's range: by so much may the mean of training data lie outside
 _ROTATIONS = (3, 4, 6, 9)  # numbers of a rotation, by representation
+_EAGER = 2.0  # times what a joint can do in the time: by so much may the deltas of training data ask for more
+# No arm's tool is so fast or so far away; millimetres that are read as metres are.
+_TOOL_SPEED, _TOOL_PLACE = 10.0, 10.0  # m/s, m from the base
 _PROBE_TIMEOUT = 120.0  # s; a cold disk and torch
 
 
 def preflight(robot: Robot, policy: PolicyFile) -> PolicyMetadata | None:
-    """Checks all that files alone can tell; None: this backend's metadata is known only once it is loaded.
+    """Checks all that files alone can tell: of the robot, the policy file and the checkpoint.
+
+    Returns:
+        What they say of the policy, with a digest only where `policy.json` names the weights; None: this backend says
+        what it needs only once it is loaded.
 
     Raises:
         ConfigError: when a file, the backend or the interpreter is missing or wrong.
@@ -45,6 +55,12 @@ def preflight(robot: Robot, policy: PolicyFile) -> PolicyMetadata | None:
             f"{policy.path}: interpreter '{spec.interpreter}' does not exist or is not executable; "
             "make that environment, or leave the key out to use the node's own"
         )
+    declared = declare(spec.backend, spec.checkpoint, robot, spec.options)
+    if declared is not None:
+        check_policy(declared.metadata, robot, declared.relative_to)
+        if declared.stated is not None:
+            check_policy(declared.stated, robot, declared.relative_to)
+        return declared.metadata
     if not (spec.checkpoint / METADATA_FILE).is_file():
         return None
     metadata = load_metadata(spec.checkpoint)
@@ -52,8 +68,30 @@ def preflight(robot: Robot, policy: PolicyFile) -> PolicyMetadata | None:
     return metadata
 
 
-def check_policy(metadata: PolicyMetadata, robot: Robot) -> None:
+def strategy_warning(policy: PolicyFile, strategy: str, metadata: PolicyMetadata | None) -> str:
+    """Why a strategy does not do what its name says; empty: it does, or only the loaded backend knows.
+
+    Args:
+        metadata: what the policy says of itself, as far as it is known.
+    """
+    follows = follows_prefix(locate(policy.backend), policy.options, metadata)
+    if strategy != "rtc" or follows or (follows is None and metadata is None):
+        return ""
+    why = {False: "cannot be told", None: "does not say (follows_prefix in its metadata) that it can be told"}[follows]
+    why = "does not use (its option guidance is 0)" if policy.options.get("guidance") == 0 else why
+    return (
+        f"strategy rtc has no effect: backend '{policy.backend}' {why} the motion that is executed meanwhile; "
+        "its chunks are scheduled as by async"
+    )
+
+
+def check_policy(
+    metadata: PolicyMetadata, robot: Robot, relative_to: Literal["observation", "previous"] = "observation"
+) -> None:
     """Refuses a policy that does not fit the robot: names and statistics (`check_fit`), and what the numbers mean.
+
+    Args:
+        relative_to: what deltas add to: see `ActionLayout`.
 
     Raises:
         MismatchError: with every misfit: key, expected, found.
@@ -63,7 +101,12 @@ def check_policy(metadata: PolicyMetadata, robot: Robot) -> None:
         check_fit(metadata, robot)
     except MismatchError as error:
         misfits = error.misfits
-    misfits += (*_camera_misfits(metadata, robot), *_action_misfits(metadata, robot), *_unit_misfits(metadata, robot))
+    time = metadata.dt * (1 if relative_to == "previous" else metadata.horizon)
+    misfits += (
+        *_camera_misfits(metadata, robot),
+        *_action_misfits(metadata, robot),
+        *_unit_misfits(metadata, robot, time),
+    )
     if misfits:
         raise MismatchError(f"policy '{metadata.name}' does not fit robot '{robot.name}'", misfits)
 
@@ -96,45 +139,85 @@ def _action_misfits(metadata: PolicyMetadata, robot: Robot) -> list[str]:
     ]
 
 
-def _unit_misfits(metadata: PolicyMetadata, robot: Robot) -> list[str]:
-    """Units by name, and means of the training data that no joint of this robot can reach."""
+def _unit_misfits(metadata: PolicyMetadata, robot: Robot, time: float) -> Iterator[str]:
+    """Units by name, and statistics of training data that this robot cannot have; `time` s is what a delta may take."""
     kinds = _joint_units(robot)
-    limits = dict(zip(robot.joints, zip(*_range(robot), strict=True), strict=True))
-    misfits = []
+    known = {"state": _state_ranges(robot, kinds), "action": _action_ranges(metadata, robot, kinds, time)}
     for vector, names in (("state", metadata.state), ("action", metadata.action)):
         statistics = metadata.statistics.get(vector)
         for k, name in enumerate(names):
-            joint = _joint_of(name, robot)
+            plain = name.partition("[")[0]
+            found = known[vector].get(plain) or known[vector].get(plain.rpartition(".")[2])
+            expected = "" if found is None else found.unit
             unit = match.group(1).strip() if (match := _UNIT.search(name)) else ""
-            expected = kinds.get(joint, "")
             if unit.lower() in _FOREIGN or (expected and unit in ("rad", "m") and unit != expected):
-                misfits.append(f"{vector}[{k}] '{name}': unit {unit}, expected {expected or 'an SI unit'}")
-            if not joint or statistics is None or k >= min(len(statistics.mean), len(statistics.std)):
+                yield f"{vector}[{k}] '{name}': unit {unit}, expected {expected or 'an SI unit'}"
+            if found is None or statistics is None or k >= min(len(statistics.mean), len(statistics.std)):
                 continue
-            if (statistics.mean[k], statistics.std[k]) == (0.0, 1.0):
+            mean, deviation = statistics.mean[k], statistics.std[k]
+            told = f"{found.told} {expected}".rstrip()
+            room = _BEYOND * (found.high - found.low)
+            remedy = "other units, another order, or another robot"
+            if vector == "action":
+                remedy += "; action.scale of the policy file converts units"
+            if (mean, deviation) == (0.0, 1.0):
                 continue  # nothing is normalised
-            low, high = limits[joint]
-            room = _BEYOND * (high - low)
-            if not low - room <= statistics.mean[k] <= high + room:
-                misfits.append(
-                    f"statistics.{vector}.mean[{k}] of '{name}': {statistics.mean[k]:g}, the joint moves from {low:g} "
-                    f"to {high:g} {expected}; other units, another order, or another robot"
+            if not found.low - room <= mean <= found.high + room:
+                yield f"statistics.{vector}.mean[{k}] of '{name}': {mean:g}, {told}; {remedy}"
+            elif deviation > (most := (found.high - found.low) / 2 + room):
+                yield (
+                    f"statistics.{vector}.std[{k}] of '{name}': {deviation:g}, at most {most:.4g} is possible: "
+                    f"{told}; {remedy}"
                 )
-    return misfits
 
 
-def _joint_of(name: str, robot: Robot) -> str:
-    """The joint whose position an entry is; empty: it is none."""
-    plain = name.partition("[")[0]
-    for joint in robot.joints:
-        if plain in (f"{joint}.position", f"joint_position:{joint}"):
-            return joint
-    return ""
+@dataclass(frozen=True)
+class _Range:
+    """Where an entry of a vector can be, in `unit`: rad, m or, empty, none."""
+
+    low: float
+    high: float
+    unit: str
+    told: str
 
 
-def _range(robot: Robot) -> tuple[list[float], list[float]]:
+_TOOL_RANGE = _Range(-_TOOL_PLACE, _TOOL_PLACE, "m", f"a tool is nearer than {_TOOL_PLACE:g}")
+
+
+def _state_ranges(robot: Robot, units: Mapping[str, str]) -> dict[str, _Range]:
+    """Name of an entry, without unit -> its range. Names are those of policy.json files and of `ModelInputs`."""
     limits = robot.limits()
-    return limits.min_position.tolist(), limits.max_position.tolist()
+    ranges = {"tool_position": _TOOL_RANGE}
+    for joint, low, high in zip(robot.joints, limits.min_position, limits.max_position, strict=True):
+        told = f"the joint moves from {low:g} to {high:g}"
+        found = _Range(float(low), float(high), units.get(joint, ""), told)
+        ranges |= {f"{joint}.position": found, f"joint_position:{joint}": found}
+    if robot.gripper is not None:
+        finger = ranges[f"{robot.gripper.joint}.position"]
+        told = f"it is from {-finger.high:g} to {-finger.low:g}"
+        ranges |= {"gripper_position": finger, "gripper_mirrored": _Range(-finger.high, -finger.low, finger.unit, told)}
+        ranges |= dict.fromkeys(("gripper_open", "gripper_closed"), _Range(0.0, 1.0, "", "it is a share from 0 to 1"))
+    return ranges
+
+
+def _action_ranges(metadata: PolicyMetadata, robot: Robot, units: Mapping[str, str], time: float) -> dict[str, _Range]:
+    """As `_state_ranges`, by the action space; deltas are those of `time` s."""
+    space = metadata.action_space
+    ranges: dict[str, _Range] = {}
+    if space == "joint_position":
+        ranges = _state_ranges(robot, units)
+        return ranges | {joint: ranges[f"{joint}.position"] for joint in robot.joints}
+    if space == "joint_delta":
+        for joint, speed in zip(robot.joints, robot.limits().max_velocity, strict=True):
+            most = float(speed) * time
+            told = f"in {time:g} s the joint moves at most {most:.3g}"
+            found = _Range(-_EAGER * most, _EAGER * most, units.get(joint, ""), told)
+            ranges |= {joint: found, f"d_{joint}": found}
+        return ranges
+    if space == "ee_pose":
+        return dict.fromkeys("xyz", _TOOL_RANGE)
+    most = _TOOL_SPEED * time
+    return dict.fromkeys(("dx", "dy", "dz"), _Range(-most, most, "m", f"in {time:g} s a tool moves less than {most:g}"))
 
 
 def _joint_units(robot: Robot) -> dict[str, str]:
@@ -237,9 +320,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except VlaError as error:
         print(error, file=sys.stderr)
         return 2
-    shown = (
-        "its metadata is known once it is loaded" if metadata is None else f"{metadata.name}, sha256 {metadata.digest}"
-    )
+    if warning := strategy_warning(policy, policy.schedule.strategy, metadata):
+        print(f"warning: {warning}", file=sys.stderr)
+    shown = "the rest is known once it is loaded"
+    if metadata is not None:
+        shown = f"{metadata.name}, sha256 {metadata.digest}" if metadata.digest else metadata.name
     print(f"policy {policy.path.name} fits robot {robot.name} ({shown})")
     return 0
 

@@ -49,8 +49,19 @@ class Reporter:
         self._trace = node.create_publisher(ReasoningTrace, "vla_policy/reasoning", EVENT)
         self._markers = node.create_publisher(MarkerArray, "vla_policy/markers", LATCHED)
         self._diagnostics = Diagnostics(node)
+        self._phase = "", ""  # of a task, its figures left out
+        self._no_paths, self._missed = "", False
+        self._log = node.get_logger()
         self._said: tuple[State, str] = (State.UNCONFIGURED, "")
         self._last = self._last_diagnostics = -math.inf
+
+    def judge(self, runtime: Runtime, task: Task | None, missing: str) -> tuple[State, str]:
+        """The state to report, and why; `missing`: the stream that a due inference waits for."""
+        if not runtime.usable:
+            return runtime.state, runtime.reason
+        if waits := (missing if task is not None else "") or runtime.worker.health.trouble:
+            return State.WAITING, f"waiting for {waits}"
+        return (State.RUNNING, self.shortened) if task is not None else (State.READY, "")
 
     def report(self, runtime: Runtime, task: Task | None, now_ns: int, state: State, reason: str) -> bool:
         """Publishes if it is time to, or something has changed; says whether it did."""
@@ -59,12 +70,20 @@ class Reporter:
         if not news and since < _STATUS_PERIOD:
             return False
         self._said, self._last = (state, reason), time.monotonic()
+        self._no_paths = runtime.worker.no_paths
         message = self._message(runtime, task, now_ns, state, reason)
         self._status.publish(message)
         if time.monotonic() - self._last_diagnostics >= _DIAGNOSTICS_PERIOD:
             self._last_diagnostics = time.monotonic()
-            self._diagnose(state, reason, message, runtime.gpu_memory)
+            self._diagnose(runtime, task, state, message)
         return True
+
+    def enter(self, task: Task, phase: str, now_ns: int) -> None:
+        """Traces a phase of the task when it begins. Its figures may change all the time: they make no new one."""
+        words = task.id, "".join(letter for letter in phase if not letter.isdigit())
+        if words != self._phase:
+            self._phase = words
+            self.think(task, phase, now_ns)
 
     def think(self, task: Task, text: str, now_ns: int) -> None:
         """Traces what the node means to do."""
@@ -80,6 +99,11 @@ class Reporter:
         self._trace.publish(trace)
 
     @property
+    def shortened(self) -> str:
+        """Why the newest chunk ends before the policy wanted it to; empty: it does not."""
+        return self.splice.chunk.shortened if self.splice else ""
+
+    @property
     def watched(self) -> bool:
         """Whether somebody looks at where chunks lead the tool."""
         return bool(self._markers.get_subscription_count())
@@ -87,6 +111,9 @@ class Reporter:
     def show(self, path: NDArray[np.float64] | None, frame: str, now_ns: int) -> None:
         """Draws where the newest chunk leads the tool: (K, 3) m in `frame`."""
         if path is None:
+            if self._no_paths and self.watched and not self._missed:
+                self._missed = True
+                self._log.warning(f"vla_policy/markers stay empty: paths cannot be drawn: {self._no_paths}")
             return
         marker = Marker(ns="chunk", type=Marker.LINE_STRIP, action=Marker.ADD)
         marker.header.frame_id = frame
@@ -125,16 +152,24 @@ class Reporter:
         message.header.stamp = time_msg(now_ns)
         return message
 
-    def _diagnose(self, state: State, reason: str, status: PolicyStatus, gpu_memory: float) -> None:
+    def _diagnose(self, runtime: Runtime, task: Task | None, state: State, status: PolicyStatus) -> None:
         level = {State.FAILED: ERROR, State.WAITING: WARN, State.LOADING: WARN}.get(state, OK)
+        if state == State.RUNNING and self.shortened:
+            level = WARN
+        gpu_memory, health = runtime.gpu_memory, runtime.worker.health
         values = {key: getattr(status, key) for key in _SHOWN}
         values["subtask"] = self.subtask or "none"
         values |= {f"age of {name}": age for name, age in zip(status.streams, status.stream_ages, strict=True)}
         values["gpu_memory"] = "none used" if math.isnan(gpu_memory) else f"{gpu_memory * 1e-6:.0f} MB"
+        values["paths"] = f"cannot be drawn: {self._no_paths}" if self._no_paths else "drawn while somebody looks"
+        if health.server:
+            values |= {"server": health.server, "server_trouble": health.trouble or "none"}
+            values |= {"server_outages": health.outages, "unanswered": task.unanswered if task else 0}
         for name, arrivals in self.images.items():
             p50, p99 = arrivals.quantiles()
             values[f"images of {name}"] = arrivals.count
             values[f"image delay of {name}"] = f"p50 {1e3 * p50:.2f} ms, p99 {1e3 * p99:.2f} ms"
         if self.splice is not None:
             values |= {key: getattr(self.splice, key) for key in ("base", "mismatch", "blend", "stretch", "excess")}
-        self._diagnostics.publish(level, reason or state.name.lower(), values)
+            values["shortened"] = self.shortened or "no"
+        self._diagnostics.publish(level, status.reason or state.name.lower(), values)

@@ -145,13 +145,15 @@ class Runtime:
             self._down(down)
             return down
         if self.metadata is None:
-            self.buffer = ObservationBuffer(tuple(event.metadata.cameras), self.robot.joints, self.policy.tolerances)
-        self.metadata = event.metadata
+            self.buffer = ObservationBuffer(
+                tuple(event.metadata.cameras), self.robot.joints, self.policy.tolerances, event.metadata.history
+            )
+        self.metadata, self.gpu_memory = event.metadata, event.gpu_memory
         self.state, self.reason = State.READY, ""
         return event
 
     def _down(self, event: Down) -> None:
-        self.pending = None
+        self.pending, self.gpu_memory = None, float("nan")
         if event.restart_in is None:
             self.state, self.reason, self.broken = State.FAILED, event.reason, event.reason
         else:
@@ -185,8 +187,13 @@ class Runtime:
         paired = self.buffer.pair(now_ns, watch_ns)
         if newest < since_ns or not self.buffer.joints_reach(newest, now_ns, not self.simulated):
             return False
+        pixels = self._pixels(paired.images)
+        earlier = tuple(
+            Observation(one.stamp_ns, self._pixels(one.images), one.positions, one.velocities, instruction)
+            for one in self.buffer.earlier(paired.stamp_ns, since_ns)
+        )
         observation = Observation(
-            paired.stamp_ns, self._pixels(paired.images), paired.positions, paired.velocities, instruction, self.truth
+            paired.stamp_ns, pixels, paired.positions, paired.velocities, instruction, self.truth, earlier
         )
         self.scheduler.begin(paired.stamp_ns)
         try:

@@ -82,6 +82,11 @@ class PolicyServer:
         layout = robot_layout(robot, tuple(cameras)) if inputs is None else inputs
         self._inputs = ModelInputs(layout, robot)
         self._inputs.readable(tuple(cameras))
+        if engine.metadata.history is not None:
+            raise ConfigError(
+                f"policy '{engine.metadata.name}' looks back at earlier observations, which this protocol does not "
+                "tell; run it in the policy node"
+            )
         self._greeting = pack_openpi(self._metadata())
         self._connections = self._answers = self._batched = 0
 

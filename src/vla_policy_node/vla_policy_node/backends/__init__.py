@@ -40,7 +40,8 @@ class Backend(Protocol):
         Args:
             observation: images as the cameras deliver them, uint8 (H, W, 3) RGB; joint state in the robot's order.
             prefix: joint motion that will be executed in any case, times in s since `observation.stamp_ns`; None:
-                none. A policy that cannot be conditioned on it ignores it: the scheduler blends anyway.
+                none. A policy that cannot be conditioned on it ignores it: the scheduler blends anyway. One that
+                can says so as `PolicyMetadata.follows_prefix`.
 
         Returns:
             Joint positions in the robot's order; point k is for `observation.stamp_ns + times[k]`, times strictly
@@ -54,6 +55,32 @@ class Backend(Protocol):
 
     def reset(self) -> None:
         """Forgets the episode: a new task begins."""
+        ...
+
+
+@runtime_checkable
+class ServedBackend(Backend, Protocol):
+    """A policy whose model runs elsewhere: its server may be away, slow or wrong, and come back.
+
+    `infer` raises `Unavailable` then: no failure of the policy, and no end of a task.
+    """
+
+    @property
+    def server(self) -> str:
+        """Its address, for people."""
+        ...
+
+    @property
+    def patience(self) -> float:
+        """s that one `infer` or `check` waits at most, by the backend's own time-outs; longer is a hang."""
+        ...
+
+    def check(self) -> None:
+        """Looks whether the server is there, and connects if need be. Called while nobody asks anything.
+
+        Raises:
+            Unavailable: when it is not; says address, cause and next attempt.
+        """
         ...
 
 
@@ -119,6 +146,26 @@ BUILT_IN = {
     "openvla_rest": "vla_policy_node.backends.openvla_rest:load",
     "lerobot_async": "vla_policy_node.backends.lerobot_async:load",
 }
+
+_GUIDED = ("flow", "pi0")  # by their option `guidance`; 0: off
+
+
+def follows_prefix(backend: str, options: Mapping[str, Any], metadata: PolicyMetadata | None = None) -> bool | None:
+    """Whether a policy's chunks begin with the motion that is executed in any case, as the strategy `rtc` wants it.
+
+    Args:
+        backend: `module:function`.
+        metadata: of the policy; it decides for backends that do not ship.
+
+    Returns:
+        None: it does not say.
+    """
+    kind = next((name for name, location in BUILT_IN.items() if location == backend), "")
+    if kind in _GUIDED:
+        return options.get("guidance") != 0
+    if metadata is not None and metadata.follows_prefix is not None:
+        return metadata.follows_prefix
+    return False if kind else None
 
 
 def locate(name: str) -> str:

@@ -14,10 +14,7 @@ import numpy as np
 import zmq
 from pydantic import Field
 
-from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError
-from vla_contract.interpolation import Trajectory
-from vla_contract.observation import Observation
 from vla_contract.robot import Robot
 from vla_policy_node.backends.encodings import pack_gr00t, unpack_gr00t
 from vla_policy_node.backends.remote import (
@@ -70,12 +67,11 @@ class Gr00tBackend(RemoteBackend):
         self._episode_is_new = False
         super().__init__(robot, options, Gr00tLink(options))
 
-    def infer(self, observation: Observation, prefix: Trajectory | None = None) -> ActionChunk:
-        """As RemoteBackend; a new episode is announced to the server first."""
+    def _announce(self, deadline: float) -> None:
+        """A new episode."""
         if self._episode_is_new:
-            self.connection.ask(("reset", {"options": None}), infers=False)
+            self.connection.ask(("reset", {"options": None}), infers=False, deadline=deadline)
             self._episode_is_new = False
-        return super().infer(observation, prefix)
 
     def reset(self) -> None:
         """The server hears of the new episode with its first observation: it may be away now."""
@@ -177,6 +173,10 @@ class Gr00tLink:
         if isinstance(reply, dict) and "error" in reply:
             raise InferenceError(f"the server could not serve '{endpoint}': {str(reply['error'])[:500]}")
         return reply
+
+    def probe(self, timeout: float) -> None:
+        """The server's own ping."""
+        self.exchange(("ping", None), timeout)
 
     def close(self) -> None:
         """Hangs up."""

@@ -6,7 +6,7 @@ config.json, model.safetensors, policy_preprocessor.json and policy_postprocesso
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,15 +19,16 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError, MismatchError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
-from vla_contract.policy import WEIGHTS_FILE, PolicyMetadata, Statistics, check_fit, file_digest
+from vla_contract.policy import WEIGHTS_FILE, History, PolicyMetadata, Statistics, check_fit, file_digest
 from vla_contract.robot import Robot, describe_errors
-from vla_policy_node.backends.local import Interface, choose_device, read_json
+from vla_policy_node.backends.interface import Interface, read_json
+from vla_policy_node.backends.local import choose_device
 from vla_policy_node.core.action_spaces import ActionLayout
 from vla_policy_node.core.model_inputs import CameraEntry, StateEntry, TextEntry
 
 _log = logging.getLogger(__name__)
 
-STATE, ACTION, TASK = "observation.state", "action", "task"
+STATE, ACTION, TASK, IMAGES = "observation.state", "action", "task", "observation.images"
 # What LeRobot's normalisation needs of the statistics of a vector; without it, it passes the vector on as it is.
 _NEEDED = {
     "MEAN_STD": ("mean", "std"),
@@ -90,8 +91,9 @@ class LerobotBackend:
         config = self._policy.config
         _check_features(self._interface, config, options)
         _check_statistics((self._before, config.input_features), (self._after, config.output_features))
-        self._horizon = int(getattr(config, "chunk_size", None) or getattr(config, "n_action_steps", 1))
-        self.metadata = _metadata(folder, options, robot, self._interface, config.type, self._horizon)
+        sizes = (getattr(config, key, None) for key in ("chunk_size", "action_chunk_size", "n_action_steps"))
+        self._horizon = int(next(filter(None, sizes), 1))
+        self.metadata = _metadata(folder, options, robot, self._interface, self._policy, self._horizon)
         check_fit(self.metadata, robot)
         self.reset()
 
@@ -105,13 +107,21 @@ class LerobotBackend:
         """The motion that the policy wants from here on; LeRobot's policies are not conditioned on `prefix` here.
 
         Raises:
-            InferenceError: when a camera is missing, or the answer has the wrong shape, is not finite or out of reach.
+            InferenceError: when a camera or an earlier observation is missing, or the answer has the wrong shape, is
+                not finite or out of reach.
         """
         del prefix
         started = time.perf_counter()
-        batch = self._before(self._batch(self._interface.inputs.compose(observation)))
+        steps = self.metadata.history.steps if self.metadata.history else 0
+        if len(observation.earlier) != steps:
+            raise InferenceError(
+                f"the policy looks back at {steps} earlier observations, {len(observation.earlier)} came; the policy "
+                "node sends them, a client of a server does not: run this policy in the node"
+            )
+        seen = (*observation.earlier, observation)
+        frames = [self._before(self._batch(self._interface.inputs.compose(one))) for one in seen]
         with torch.no_grad():
-            answer = self._policy.predict_action_chunk(self._with_history(batch))
+            answer = self._policy.predict_action_chunk(with_history(self._policy, frames))
             rows = self._after(answer.flatten(0, 1)).float().cpu().numpy()
         if rows.ndim != 2 or len(rows) == 0:
             raise InferenceError(f"the policy answers actions of shape {rows.shape}, expected (horizon, entries)")
@@ -129,20 +139,31 @@ class LerobotBackend:
                 batch[key] = torch.from_numpy(np.asarray(value, dtype=np.float32))[None]
         return batch
 
-    def _with_history(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Policies that look back read their history from queues, which LeRobot fills only when it acts by itself."""
-        config = self._policy.config
-        queues: dict[str, Any] | None = getattr(self._policy, "_queues", None)
-        if queues is None or getattr(config, "n_obs_steps", 1) < 2:
-            return batch
-        if "observation.images" in queues and config.image_features:
-            images = torch.stack([batch[key] for key in config.image_features], dim=-4)
-            batch = {**batch, "observation.images": images}
+
+def with_history(policy: Any, frames: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The batch for `predict_action_chunk` of a LeRobot policy.
+
+    Diffusion and VQ-BeT read what they are shown from queues, which LeRobot fills only when it acts by itself: one
+    observation each 1 / fps. Here they are filled anew each time, whatever the time between two inferences.
+
+    Args:
+        frames: (n_obs_steps,) observations, oldest first, as the preprocessor makes them; the last is the present.
+    """
+    queues: dict[str, Any] = {
+        key: queue for key, queue in (getattr(policy, "_queues", None) or {}).items() if key != ACTION
+    }
+    if IMAGES in queues and policy.config.image_features:
+        frames = [
+            {**frame, IMAGES: torch.stack([frame[key] for key in policy.config.image_features], dim=-4)}
+            for frame in frames
+        ]
+    batch = frames[-1]
+    if queues:
         batch = {key: value for key, value in batch.items() if key != ACTION}  # there is none; a place for it there is
-        for key, queue in queues.items():
-            if isinstance(batch.get(key), Tensor):
-                queue.extend([batch[key]] * max(1, (queue.maxlen or 1) - len(queue)))
-        return batch
+    for key, queue in queues.items():
+        if isinstance(batch.get(key), Tensor):
+            queue.extend(frame[key] for frame in frames)  # as long as the queue: nothing else stays
+    return batch
 
 
 def _load(folder: Path, device: torch.device, backbone: str) -> tuple[Any, Any, Any]:
@@ -230,7 +251,7 @@ def _check_statistics(*parts: tuple[Any, Mapping[str, Any]]) -> None:
 
 
 def _metadata(
-    folder: Path, options: LerobotOptions, robot: Robot, interface: Interface, kind: str, horizon: int
+    folder: Path, options: LerobotOptions, robot: Robot, interface: Interface, policy: Any, horizon: int
 ) -> PolicyMetadata:
     """The processors normalise: what passes here is in physical units, so the statistics are those of the identity."""
 
@@ -238,7 +259,7 @@ def _metadata(
         return Statistics(mean=(0.0,) * size, std=(1.0,) * size)
 
     return PolicyMetadata(
-        name=options.name or kind,
+        name=options.name or policy.config.type,
         digest=file_digest(folder / WEIGHTS_FILE),
         cameras=interface.inputs.cameras,
         joints=robot.joints,
@@ -250,4 +271,19 @@ def _metadata(
         tool_frame=robot.tool_frame if options.action.space.startswith("ee_") else None,
         statistics={"state": identity(interface.state_width), "action": identity(interface.decoder.width)},
         training={"normalisation": "by LeRobot's processors"},
+        history=_history(policy, options.dt),
     )
+
+
+def _history(policy: Any, dt: float) -> History | None:
+    """What the policy looks back at; LeRobot's data sets have one observation for each action."""
+    config = policy.config
+    steps = int(getattr(config, "n_obs_steps", 1)) - 1
+    if steps < 1:
+        return None
+    if STATE not in (getattr(policy, "_queues", None) or {}):
+        raise ConfigError(f"a policy of type '{config.type}' that looks back ({steps} steps) is not known here")
+    try:
+        return History(steps=steps, dt=dt)
+    except ValidationError as error:
+        raise ConfigError(f"the policy looks back too far: {describe_errors(Path('n_obs_steps'), error)}") from error

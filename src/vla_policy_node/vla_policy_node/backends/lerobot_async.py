@@ -7,6 +7,7 @@ is, to read the tensors.
 
 import importlib.util
 import itertools
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 import grpc
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError
@@ -41,6 +42,7 @@ from vla_policy_node.core.model_inputs import CameraEntry, ModelInputs, StateEnt
 
 STATE, IMAGES, TASK = "observation.state", "observation.images.", "task"
 _EMPTY = b""
+_CONNECTED = (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.CONNECTING)
 
 
 class LerobotOptions(RemoteOptions):
@@ -58,6 +60,19 @@ class LerobotOptions(RemoteOptions):
     pretrained: Annotated[str, Field(min_length=1)]
     device: str = "cuda"
     load_timeout: Annotated[float, Field(gt=0, le=3600)] = 120.0
+
+    @field_validator("policy_type")
+    @classmethod
+    def _needs_no_past(cls, kind: str) -> str:
+        """The server asks for a chunk without filling the policy's queues of the past: those that read them fail."""
+        if kind in ("diffusion", "vqbet"):
+            raise ValueError(f"LeRobot's server cannot run '{kind}', it keeps no past for it; use backend lerobot")
+        return kind
+
+    @property
+    def opening(self) -> float:
+        """s that it takes at most to connect and to have the policy loaded."""
+        return self.connect_timeout + self.load_timeout
 
 
 def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "LerobotBackend":
@@ -144,6 +159,7 @@ class LerobotLink:
         self.address = f"grpc://{host}:{options.port}"
         self._options, self._setup = options, setup_frame(dumps(setup))
         self._channel: grpc.Channel | None = None
+        self._broken = threading.Event()
 
     def open(self) -> None:
         """Connects and lets the server load the policy."""
@@ -160,10 +176,14 @@ class LerobotLink:
             self._call("SendPolicyInstructions", self._setup, self._options.load_timeout)
         except InferenceError as error:
             raise LinkError(f"the server could not load '{self._options.pretrained}': {error}") from error
+        # gRPC connects again without a word, to a server that has no policy loaded.
+        broken = self._broken = threading.Event()
+        self._channel.subscribe(lambda state: None if state in _CONNECTED else broken.set())
 
     def exchange(self, request: tuple[int, bytes], timeout: float) -> list[tuple[int, np.ndarray[Any, Any]]]:
         """One observation, and the chunk that was computed from it."""
         step, pickled = request
+        self.probe(timeout)
         deadline = time.monotonic() + timeout
         self._call("SendObservations", observation_frames(pickled), timeout)
         while True:
@@ -196,6 +216,11 @@ class LerobotLink:
         if code == grpc.StatusCode.UNIMPLEMENTED:
             raise LinkError("no LeRobot policy server there")
         raise InferenceError(f"the server answers {code.name} to {method}: {details}")
+
+    def probe(self, timeout: float) -> None:
+        """Whether the connection has ever ended: the protocol's `Ready` would forget the episode."""
+        if self._channel is None or self._broken.is_set():
+            raise LinkError("the server hung up", closed=True)
 
     def close(self) -> None:
         """Hangs up."""

@@ -7,6 +7,7 @@ error. Where the metadata states joints, horizon, dt or action space, as our own
 import logging
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus, WebSocketException
+from websockets.protocol import State
 from websockets.sync.client import ClientConnection, connect
 
 from vla_contract.errors import ConfigError, InferenceError
@@ -138,8 +140,9 @@ class OpenpiLink:
         if self._socket is None:
             raise LinkError("not connected", closed=True)
         try:
+            deadline = time.monotonic() + timeout
             self._socket.send(request)
-            reply = self._socket.recv(timeout=timeout)
+            reply = self._socket.recv(timeout=max(0.0, deadline - time.monotonic()))
         except TimeoutError as error:
             raise LinkError(f"no answer for {timeout:g} s") from error  # a late answer would be taken for the next
         except ConnectionClosed as error:
@@ -148,8 +151,21 @@ class OpenpiLink:
             raise LinkError(f"the connection broke: {error or type(error).__name__}", closed=True) from error
         if isinstance(reply, str):
             _log.warning("%s answers an error:\n%s", self.address, reply)
-            raise LinkError(f"the server could not infer: {_last_line(reply)}")  # and closes, by protocol
+            raise LinkError(f"the server could not infer: {_last_line(reply)}", refused=True)  # and closes, by protocol
         return reply
+
+    def probe(self, timeout: float) -> None:
+        """A ping: nothing infers for us now, so the server is free to answer it."""
+        if self._socket is None:
+            raise LinkError("not connected", closed=True)
+        try:
+            answered = self._socket.ping().wait(timeout)
+        except (OSError, WebSocketException) as error:
+            raise LinkError(f"the server hung up ({error})", closed=True) from error
+        if self._socket.state is not State.OPEN:
+            raise LinkError("the server hung up", closed=True)
+        if not answered:
+            raise LinkError(f"no answer to a ping for {timeout:g} s")
 
     def close(self) -> None:
         """Hangs up."""

@@ -17,27 +17,26 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from vla_contract.chunk import ActionChunk
-from vla_contract.errors import ConfigError, MismatchError
+from vla_contract.errors import ConfigError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
-from vla_contract.policy import PolicyMetadata, Statistics, check_fit, weights_digest
+from vla_contract.policy import check_fit, weights_digest
 from vla_contract.robot import Robot
+from vla_policy_node.backends.declared import openvla_metadata, read_action_range
+from vla_policy_node.backends.interface import Interface, read_json
 from vla_policy_node.backends.local import (
     CompiledOptions,
-    Interface,
     choose_device,
     choose_dtype,
     load_weights,
     prepare,
-    read_json,
     read_options,
     read_tokenizer,
 )
 from vla_policy_node.backends.prismatic import Pixels, load_prismatic
-from vla_policy_node.core.action_tokens import BINS, ActionRange, from_tokens, read_range
+from vla_policy_node.core.action_tokens import BINS, from_tokens
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
-STATISTICS_FILE = "dataset_statistics.json"
 _EMPTY = "\u2581"  # Llama's word for nothing: stood before every action in OpenVLA's training
 
 
@@ -90,9 +89,12 @@ class OpenVlaBackend:
     def __init__(self, folder: Path, robot: Robot, options: OpenVlaOptions):
         config = read_json(folder / "config.json")
         self._options = options
-        self._range = _read_range(folder, config, options.unnorm_key)
+        self._range = read_action_range(folder, config, options.unnorm_key)
         self._interface = Interface(robot, options.inputs, options.action)
-        self.metadata = _metadata(folder, options, robot, self._interface, self._range)
+        digest = weights_digest(folder)
+        self.metadata = openvla_metadata(
+            options.name, digest, robot, self._interface, self._range, options.horizon, options.dt
+        )
         check_fit(self.metadata, robot)
         self._model = _Prismatic(folder, config, options) if config.get("model_type") == "openvla" else None
         self._model = self._model or _Native(folder, config, options)
@@ -186,41 +188,3 @@ class _Native:
         given["pixel_values"] = given["pixel_values"].to(network.dtype)
         ids = network.generate(**given, do_sample=False, min_new_tokens=count, max_new_tokens=count)
         return ids[0, -count:].cpu().numpy()
-
-
-def _read_range(folder: Path, config: Mapping[str, Any], key: str) -> ActionRange:
-    """Of the file that training wrote last, else of the config."""
-    if (folder / STATISTICS_FILE).is_file():
-        return read_range(read_json(folder / STATISTICS_FILE), key, str(folder / STATISTICS_FILE))
-    return read_range(config.get("norm_stats") or {}, key, f"{folder}/config.json (norm_stats; no {STATISTICS_FILE})")
-
-
-def _metadata(
-    folder: Path, options: OpenVlaOptions, robot: Robot, interface: Interface, actions: ActionRange
-) -> PolicyMetadata:
-    if interface.cameras != 1 or interface.state_width:
-        raise ConfigError(
-            f"inputs: {interface.cameras} cameras and {interface.state_width} state entries; the model sees one image "
-            "and a sentence"
-        )
-    names = interface.decoder.names
-    if len(actions.low) != len(names):
-        misfit = f"action: the checkpoint's have {len(actions.low)} entries, the policy file {len(names)}"
-        raise MismatchError(f"policy '{options.name}' does not fit its policy file", [f"{misfit} ({', '.join(names)})"])
-    mean, deviation = actions.moments
-    return PolicyMetadata(
-        name=options.name,
-        digest=weights_digest(folder),
-        cameras=interface.inputs.cameras,
-        joints=robot.joints,
-        state=(),
-        action_space=options.action.space,
-        action=names,
-        horizon=options.horizon,
-        dt=options.dt,
-        tool_frame=robot.tool_frame if options.action.space.startswith("ee_") else None,
-        statistics={
-            "state": Statistics(mean=(), std=()),
-            "action": Statistics(mean=tuple(mean.tolist()), std=tuple(deviation.tolist())),
-        },
-    )

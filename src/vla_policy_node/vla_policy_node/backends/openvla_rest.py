@@ -5,6 +5,7 @@ The server answers one action, or with OFT a list of them; the bare string "erro
 
 import http.client
 import json
+import select
 import ssl
 import time
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from vla_policy_node.backends.remote import (
 )
 
 _PIECE = 1 << 20  # bytes
+_COULD_NOT_INFER = (400, 413, 422, 500)
 
 
 class OpenVlaOptions(RemoteOptions):
@@ -125,8 +127,10 @@ class RestLink:
         except (OSError, http.client.HTTPException) as error:
             raise LinkError(f"the connection broke: {error or type(error).__name__}", closed=True) from error
         if response.status != http.client.OK:
-            shown = body[:300].decode("utf-8", "replace").strip()
-            raise InferenceError(f"the server answers HTTP {response.status} {response.reason}: {shown}")
+            shown = " ".join(body[:300].decode("utf-8", "replace").split())
+            words = f"the server answers HTTP {response.status} {response.reason}: {shown}"
+            # The others say that no policy is there, or none for us: a proxy's 502, a wrong path's 404.
+            raise InferenceError(words) if response.status in _COULD_NOT_INFER else LinkError(words)
         return body
 
     def _body(
@@ -146,6 +150,12 @@ class RestLink:
                 connection.sock.settimeout(left)
         response.close()  # else the connection refuses the next request
         return b"".join(pieces)
+
+    def probe(self, timeout: float) -> None:
+        """The protocol has no question for it; that the server hung up can be read."""
+        connection = self._connection
+        if connection is None or connection.sock is None or select.select([connection.sock], [], [], 0.0)[0]:
+            raise LinkError("the server hung up", closed=True)
 
     def close(self) -> None:
         """Hangs up."""

@@ -22,18 +22,13 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
-from vla_contract.policy import METADATA_FILE, PolicyMetadata, check_fit, load_metadata
+from vla_contract.policy import check_fit, load_metadata
 from vla_contract.robot import Robot
 from vla_policy_node.backends import Answer, Question, attempt
+from vla_policy_node.backends.declared import check_pi0_sizes, in_physical_units
 from vla_policy_node.backends.guidance import Guide, Memory, integrate, together
-from vla_policy_node.backends.local import (
-    CompiledOptions,
-    Interface,
-    load_weights,
-    read_json,
-    read_options,
-    read_tokenizer,
-)
+from vla_policy_node.backends.interface import Interface, read_json
+from vla_policy_node.backends.local import CompiledOptions, load_weights, read_options, read_tokenizer
 
 Array = NDArray[np.float64]
 
@@ -90,14 +85,15 @@ class Pi0Backend:
                 f"π0 needs Python package 'transformers' 5.4 or newer with PI0ForConditionalGeneration: {error}"
             ) from error
         self._model: Any = load_weights(PI0ForConditionalGeneration, folder, options)
-        config, vision = self._model.config, self._model.config.vlm_config.vision_config
+        vision = self._model.config.vlm_config.vision_config
         self._interface = Interface(robot, options.inputs, options.action, (vision.image_size, vision.image_size))
         self._interface.check(self.metadata)
-        _check_sizes(self.metadata, config, folder)
+        check_pi0_sizes(self.metadata, self._model.config.to_dict(), folder)
         self._image_tokens = (vision.image_size // vision.patch_size) ** 2 * self._interface.cameras
-        self._steps = options.num_steps or config.num_inference_steps
+        self._steps = options.num_steps or self._model.config.num_inference_steps
         self._state = self.metadata.statistics["state"].arrays()
         self._action = self.metadata.statistics["action"].arrays()
+        self.metadata = in_physical_units(self.metadata, self._interface)  # the model's own are kept above
         self._times = self.metadata.dt * np.arange(1, self.metadata.horizon + 1)
         self._memory = Memory(self._times)
         self._noise = torch.Generator()
@@ -301,16 +297,3 @@ class _Asked:
     attended: Tensor
     noise: Tensor
     guide: Guide | None
-
-
-def _check_sizes(metadata: PolicyMetadata, config: Any, folder: Path) -> None:
-    for what, found, limit, fits in (
-        ("horizon", metadata.horizon, config.chunk_size, metadata.horizon == config.chunk_size),
-        ("state", len(metadata.state), config.max_state_dim, len(metadata.state) <= config.max_state_dim),
-        ("action", len(metadata.action), config.max_action_dim, len(metadata.action) <= config.max_action_dim),
-    ):
-        if not fits:
-            raise ConfigError(
-                f"{folder}: {METADATA_FILE} gives {what} the size {found}, config.json {limit}: "
-                "they belong to different checkpoints"
-            )

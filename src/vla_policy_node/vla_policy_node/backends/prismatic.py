@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vla_contract.errors import ConfigError
 from vla_contract.policy import INDEX_FILE, WEIGHTS_FILE
-from vla_policy_node.backends.local import read_json
+from vla_policy_node.backends.interface import read_json
 
 _HEADS = 16  # of all encoders that are in use: ViT-L and SO400M
 _EPSILON = 1e-6

@@ -1,8 +1,10 @@
 """What all clients of policy servers share: options, the connection that comes back by itself, the way to a chunk.
 
-A server may be away, slow or wrong, and comes and goes as it likes. `infer` never waits longer than its time-out and
-answers every such case with an InferenceError that says what is wrong and when the next attempt is made; the robot
-rests meanwhile, and the first observation after the server is back goes through.
+A server may be away, slow or wrong, and comes and goes as it likes. `infer` answers every such case with `Unavailable`,
+which says what is wrong and when the next attempt is made; the robot rests meanwhile, and the first observation after
+the server is back goes through. One `infer` waits `patience` s at most: for an answer on an old connection (`timeout`),
+for a new connection if the old one had ended, and for the first answer on that (`first_timeout`). While the server is
+known to be away it does not wait at all, and on a connection that works `timeout` s at most.
 """
 
 import logging
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vla_contract.chunk import ActionChunk
-from vla_contract.errors import ConfigError, InferenceError
+from vla_contract.errors import ConfigError, InferenceError, Unavailable
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata, Statistics
@@ -64,6 +66,11 @@ class RemoteOptions(BaseModel):
     horizon: Annotated[int, Field(gt=0, le=1000)]
     dt: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
 
+    @property
+    def opening(self) -> float:
+        """s that it takes at most to connect: to be heard, and to be greeted."""
+        return 2 * self.connect_timeout
+
     def api_key(self) -> str:
         """The key for the server; empty: none.
 
@@ -98,10 +105,15 @@ def read_options(kind: type[Options], backend: str, options: Mapping[str, Any]) 
 
 
 class LinkError(Exception):
-    """The connection does not exist or has become unusable. `closed`: the other side hung up before it answered."""
+    """The connection does not exist or has become unusable.
 
-    def __init__(self, reason: str, closed: bool = False):
-        self.closed = closed
+    Attributes:
+        closed: the other side hung up before it answered.
+        refused: the server is there and could not infer: a failure of its policy, no outage.
+    """
+
+    def __init__(self, reason: str, closed: bool = False, refused: bool = False):
+        self.closed, self.refused = closed, refused
         super().__init__(reason)
 
 
@@ -114,11 +126,15 @@ class Link(Protocol):
         ...
 
     def open(self) -> None:
-        """Connects. Raises LinkError, or InferenceError when the server is there but is the wrong one."""
+        """Connects within the options' `opening` s. Raises LinkError, or InferenceError when it is the wrong server."""
         ...
 
     def exchange(self, request: Any, timeout: float) -> Any:
         """Sends and waits at most `timeout` s. Raises LinkError; InferenceError when the server answers an error."""
+        ...
+
+    def probe(self, timeout: float) -> None:
+        """Looks whether the server still is at the other end, without asking its model. Raises as `exchange`."""
         ...
 
     def close(self) -> None:
@@ -139,31 +155,65 @@ class Connection:
         self._cause = ""
         self._since = 0.0
 
-    def ask(self, request: Any, infers: bool = True) -> Any:
+    @property
+    def patience(self) -> float:
+        """s that whoever asks once, or twice with one deadline, waits at most."""
+        return self._options.timeout + self._options.opening + self._cold
+
+    @property
+    def _cold(self) -> float:
+        return max(self._options.first_timeout, self._options.timeout)
+
+    def deadline(self) -> float:
+        """For questions that belong to one inference, as the clock will show it."""
+        return self._clock() + self.patience
+
+    def ask(self, request: Any, infers: bool = True, deadline: float | None = None) -> Any:
         """The server's answer.
 
         Args:
             infers: the server's model runs for it; only such an answer shows that the model is warm.
+            deadline: see `deadline`; None: a new one.
 
         Raises:
-            InferenceError: when there is none; says why and when the next attempt is made.
+            Unavailable: when there is none; says why and when the next attempt is made.
+            InferenceError: when the server says that it could not infer.
         """
+        deadline = self.deadline() if deadline is None else deadline
         used = self._open and self._answered
         if not self._open:
             self._connect()
         try:
-            return self._exchange(request, infers)
+            return self._exchange(request, infers, deadline)
         except LinkError as error:
             if not (error.closed and used):
                 raise self._lost(error) from error
         # A connection that was left idle may have ended long ago, with another server there since.
-        self.link.close()
-        self._open = False
+        self.close()
         self._connect()
         try:
-            return self._exchange(request, infers)
+            return self._exchange(request, infers, deadline)
         except LinkError as error:
             raise self._lost(error) from error
+
+    def check(self) -> None:
+        """Connects if need be; else looks whether the server is still there.
+
+        Raises:
+            Unavailable: when it is not; as `ask`.
+        """
+        if self._open:
+            try:
+                self.link.probe(self._options.timeout)
+                return
+            except LinkError as error:
+                if not error.closed:
+                    raise self._lost(error) from error
+            except InferenceError:
+                return  # it answers, though it does not know the question
+            self.close()
+        self._connect()
+        self._pause, self._cause = self._options.shortest_retry, ""
 
     def close(self) -> None:
         """Hangs up."""
@@ -173,8 +223,8 @@ class Connection:
     def _connect(self) -> None:
         now = self._clock()
         if now < self._next:
-            raise InferenceError(
-                f"{self.link.address} gives no answer since {now - self._since:.1f} s ({self._cause}); "
+            raise Unavailable(
+                f"{self.link.address}: no answer since {now - self._since:.1f} s ({self._cause}); "
                 f"next attempt in {self._next - now:.1f} s"
             )
         try:
@@ -184,13 +234,14 @@ class Connection:
         except InferenceError as error:
             raise self._lost(LinkError(str(error))) from error
         if self._cause:
-            _log.info("%s is back after %.1f s", self.link.address, self._clock() - self._since)
+            _log.warning("%s is back after %.1f s", self.link.address, self._clock() - self._since)
         self._open, self._answered = True, False
 
-    def _exchange(self, request: Any, infers: bool) -> Any:
-        options = self._options
-        cold = infers and not self._answered
-        timeout = max(options.first_timeout, options.timeout) if cold else options.timeout
+    def _exchange(self, request: Any, infers: bool, deadline: float) -> Any:
+        timeout = self._cold if infers and not self._answered else self._options.timeout
+        timeout = min(timeout, deadline - self._clock())
+        if timeout <= 0:
+            raise LinkError(f"no answer for {self.patience:g} s")
         answer = self.link.exchange(request, timeout)
         self._answered |= infers
         self._pause, self._cause = self._options.shortest_retry, ""
@@ -206,7 +257,8 @@ class Connection:
         self._cause = str(error)
         pause, self._pause = self._pause, min(2 * self._pause, self._options.longest_retry)
         self._next = now + pause
-        return InferenceError(f"{self.link.address}: {error}; next attempt in {pause:.1f} s")
+        kind = InferenceError if error.refused else Unavailable
+        return kind(f"{self.link.address}: {error}; next attempt in {pause:.1f} s")
 
 
 class Answer(NamedTuple):
@@ -217,7 +269,7 @@ class Answer(NamedTuple):
 
 
 class RemoteBackend(ABC):
-    """A policy behind a connection. Use from one thread."""
+    """A policy behind a connection: a `backends.ServedBackend`. Use from one thread."""
 
     def __init__(self, robot: Robot, options: RemoteOptions, link: Link):
         self._robot, self._options = robot, options
@@ -234,15 +286,36 @@ class RemoteBackend(ABC):
     def _answer(self, reply: Any) -> Answer:
         """What a reply says. Raises InferenceError when it is malformed."""
 
+    def _announce(self, deadline: float) -> None:  # noqa: B027
+        """What the server must hear before the next observation. Raises as `infer`."""
+
+    @property
+    def server(self) -> str:
+        """Its address."""
+        return self.connection.link.address
+
+    @property
+    def patience(self) -> float:
+        """s that one `infer` waits at most."""
+        return self.connection.patience
+
+    def check(self) -> None:
+        """Connects if need be. Raises Unavailable when the server is not there."""
+        self.connection.check()
+
     def infer(self, observation: Observation, prefix: Trajectory | None = None) -> ActionChunk:
         """The server's answer as joint motion; none of the protocols can be conditioned on `prefix`.
 
         Raises:
-            InferenceError: when the server is away, slow, wrong or asks for a place out of reach.
+            Unavailable: when the server is away, slow or wrong.
+            InferenceError: when it could not infer, answers nonsense or asks for a place out of reach.
         """
         del prefix
         started = time.perf_counter()
-        answer = self._answer(self.connection.ask(self._request(self._inputs.compose(observation))))
+        request = self._request(self._inputs.compose(observation))
+        deadline = self.connection.deadline()
+        self._announce(deadline)
+        answer = self._answer(self.connection.ask(request, deadline=deadline))
         rows = np.asarray(answer.rows)
         if rows.ndim != 2 or len(rows) < self._options.horizon:
             raise InferenceError(
@@ -251,13 +324,6 @@ class RemoteBackend(ABC):
             )
         decoded = self._decoder.decode(rows[: self._options.horizon], observation.positions)
         positions = self._decoder.reachable(decoded)
-        if len(positions) < self._options.horizon:
-            _log.warning(
-                "the answer leaves the robot's reach at point %d by %.3f m and %.2f rad: the chunk ends before it",
-                len(positions),
-                decoded.residuals[len(positions)],
-                decoded.tilts[len(positions)],
-            )
         return ActionChunk(
             stamp_ns=observation.stamp_ns,
             joint_names=self._robot.joints,
@@ -267,6 +333,7 @@ class RemoteBackend(ABC):
             inference_time=time.perf_counter() - started,
             progress=answer.progress,
             base=decoded.base_motion(len(positions), self._options.dt),
+            shortened=decoded.shortened(len(positions)),
         )
 
     def reset(self) -> None:  # noqa: B027

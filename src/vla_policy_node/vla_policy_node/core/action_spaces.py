@@ -148,6 +148,15 @@ class Decoded:
     tilts: Array
     twists: Array | None = None
 
+    def shortened(self, rows: int) -> str:
+        """Why only the first `rows` rows can be used; empty: all can."""
+        if rows >= len(self.positions):
+            return ""
+        return (
+            f"the answer leaves the robot's reach at point {rows} of {len(self.positions)} by "
+            f"{self.residuals[rows]:.3f} m and {self.tilts[rows]:.2f} rad: the chunk ends before it"
+        )
+
     def base_motion(self, rows: int, dt: float) -> BaseMotion | None:
         """The mobile base's part of the first `rows` rows, row k at (k + 1) `dt` s."""
         return (

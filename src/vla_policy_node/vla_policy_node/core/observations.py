@@ -5,9 +5,10 @@ Two clocks: stamps are compared with the clock that stamps are made with; receip
 (the steady clock on a robot; the simulator's under simulated time).
 """
 
+import math
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Generic, TypeVar
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_contract.errors import VlaError, unknown
+from vla_contract.policy import History
 
 Array = NDArray[np.float64]
 T = TypeVar("T")
@@ -24,6 +26,8 @@ JOINTS = "joint_states"
 _NS = 1e-9
 _IMAGES_KEPT = 4  # per camera: enough to find the one nearest to the other cameras' newest
 _STATES_KEPT = 512
+_STATES_PER_SECOND = 2000  # most that come while a policy looks back
+_FINEST = 0.125  # spacings of a history, that its images are kept apart: more of them would only take memory
 # So far a joint state's velocities tell where the joints will be: at 15 rad/s² (more than arms are given) 0.75 mrad
 # are missing at the end of it. Waiting for the next state instead costs half a period of the broadcaster.
 _AHEAD_NS = 10_000_000
@@ -98,14 +102,26 @@ class ObservationBuffer(Generic[T]):
     Args:
         cameras: names that an observation needs.
         joints: (n,) names, the order of the joint vectors.
+        history: that `earlier` gives; None: the present only.
     """
 
-    def __init__(self, cameras: Sequence[str], joints: Sequence[str], tolerances: Tolerances = Tolerances()):
+    def __init__(
+        self,
+        cameras: Sequence[str],
+        joints: Sequence[str],
+        tolerances: Tolerances = Tolerances(),
+        history: History | None = None,
+    ):
         self.tolerances = tolerances
         self._joints = tuple(joints)
-        self._images: dict[str, deque[_Image[T]]] = {name: deque(maxlen=_IMAGES_KEPT) for name in cameras}
+        self._history = history
+        # The present lies as far behind the newest image as the slowest camera may.
+        reach = 0.0 if history is None else history.span + tolerances.image_age + tolerances.future
+        self._reach_ns, self._apart_ns = round(reach / _NS), round((history.dt if history else 0.0) * _FINEST / _NS)
+        kept = _IMAGES_KEPT if history is None else None
+        self._images: dict[str, deque[_Image[T]]] = {name: deque(maxlen=kept) for name in cameras}
         self._still: dict[str, _Still] = {}
-        self._states: deque[_State] = deque(maxlen=_STATES_KEPT)
+        self._states: deque[_State] = deque(maxlen=_STATES_KEPT + math.ceil(reach * _STATES_PER_SECOND))
         self._unmoved_since = 0
         self._image_faults: dict[str, str] = {}
         self._joint_fault = ""
@@ -124,11 +140,22 @@ class ObservationBuffer(Generic[T]):
                 return  # out of order, or a repetition that must not pass as fresh
             kept.clear()
         kept.append(_Image(stamp_ns, received_ns, image))
+        if self._history is not None:
+            self._forget(kept)
         still = self._still.get(camera)
         if still is None or still.fingerprint != fingerprint:
             # Not the newest joint state: it may be older than the picture, from before the robot moved.
             reached = bool(self._states) and self._states[-1].stamp_ns >= stamp_ns
             self._still[camera] = _Still(fingerprint, stamp_ns, self._states[-1].positions if reached else None)
+
+    def _forget(self, kept: deque[_Image[T]]) -> None:
+        """Drops what is not worth its memory: images closer together than a history needs, and older than it."""
+        if len(kept) > _IMAGES_KEPT + 1:
+            k = len(kept) - _IMAGES_KEPT - 1  # the newest that is not among the newest few
+            if kept[k].stamp_ns - kept[k - 1].stamp_ns < self._apart_ns:
+                del kept[k]
+        while len(kept) > _IMAGES_KEPT and kept[1].stamp_ns <= kept[-1].stamp_ns - self._reach_ns:
+            kept.popleft()
 
     def refuse_images(self, camera: str, problem: str) -> None:
         """The images that arrive are not what they should be; empty: they are again."""
@@ -235,9 +262,7 @@ class ObservationBuffer(Generic[T]):
         if problems:
             raise StreamError(problems)
         common = self.newest_stamp()
-        chosen = {
-            name: min(kept, key=lambda image: abs(image.stamp_ns - common)) for name, kept in self._images.items()
-        }
+        chosen = {name: _closest(kept, common) for name, kept in self._images.items()}
         stamps = {name: image.stamp_ns for name, image in chosen.items()} or {JOINTS: common}
         newest, oldest = max(stamps, key=stamps.__getitem__), min(stamps, key=stamps.__getitem__)
         skew = (stamps[newest] - stamps[oldest]) * _NS
@@ -248,6 +273,46 @@ class ObservationBuffer(Generic[T]):
         positions, velocities = self._state_at(stamps[newest])
         images = {name: image.image for name, image in chosen.items()}
         return Paired(stamps[newest], images, positions, velocities)
+
+    def earlier(self, stamp_ns: int, since_ns: int = 0) -> tuple[Paired[T], ...]:
+        """The history of the instant `stamp_ns`, oldest first: `steps` instants, as near as images come to their times.
+
+        Where the streams or the episode have not lasted so long, their first instant is in the place of what was before
+        it, as in training. Empty without a history. Ask after `pair` has made the present.
+
+        Args:
+            since_ns: when the episode began; nothing of before it is shown.
+
+        Raises:
+            StreamError: when a stream has a gap there.
+        """
+        if self._history is None:
+            return ()
+        episode = {
+            name: [image for image in kept if image.stamp_ns >= since_ns] or [kept[-1]]
+            for name, kept in self._images.items()
+        }
+        firsts = [since_ns, self._states[0].stamp_ns, *(images[0].stamp_ns for images in episode.values())]
+        begin = min(max(firsts), stamp_ns)
+        back = [round(k * self._history.dt / _NS) for k in range(self._history.steps, 0, -1)]
+        return tuple(self._instant(episode, max(begin, stamp_ns - ago), stamp_ns) for ago in back)
+
+    def _instant(self, episode: Mapping[str, Sequence[_Image[T]]], wanted_ns: int, present_ns: int) -> Paired[T]:
+        assert self._history is not None
+        chosen = {name: _closest(images, wanted_ns) for name, images in episode.items()}
+        most = max(self.tolerances.skew, self._history.dt)
+        for name, image in chosen.items():
+            missed = abs(image.stamp_ns - wanted_ns) * _NS
+            if missed > most:
+                raise StreamError(
+                    [
+                        f"camera {name}: a gap {(present_ns - wanted_ns) * _NS:.2f} s ago, where the policy looks back "
+                        f"to; the nearest image is {missed:.3f} s off (> {most:g} s)"
+                    ]
+                )
+        stamp_ns = max((image.stamp_ns for image in chosen.values()), default=wanted_ns)
+        positions, velocities = self._state_at(stamp_ns)
+        return Paired(stamp_ns, {name: image.image for name, image in chosen.items()}, positions, velocities)
 
     def _image_problems(self, name: str, now_ns: int, watch_ns: int) -> list[str]:
         kept = self._images[name]
@@ -316,3 +381,7 @@ class ObservationBuffer(Generic[T]):
         if 0 < lead <= _AHEAD_NS:
             return nearest.positions + lead * _NS * nearest.velocities, nearest.velocities
         return nearest.positions, nearest.velocities
+
+
+def _closest(images: Iterable[_Image[T]], stamp_ns: int) -> _Image[T]:
+    return min(images, key=lambda image: abs(image.stamp_ns - stamp_ns))

@@ -64,7 +64,10 @@ class Pacer:
         """For a chunk that reaches `length` s beyond its observation.
 
         Half of it is always kept in reserve: an inference that suddenly takes up to half a chunk, and another one right
-        after it, leave no gap then (d <= H/2 and s = max(d, …) <= H/2 give s <= H - d).
+        after it, leave no gap then (d <= H/2 and s = max(d, …) <= H/2 give s <= H - d). Of longer ones, d after an
+        inference of d', the motion lasts for those with max(s, d') + d <= H, less the time to the next image. More
+        cannot be had: what is not known before d' has passed cannot be inferred from, so that d' + d > H leaves a gap
+        in every schedule that neither plays actions later than they are meant for, nor infers twice at once.
         """
         threshold = max(_SPARE * length, min(self.longest + self._margin + self._blend, length))
         return Refill(min(max(self._horizon, self.expected), length - threshold), threshold)

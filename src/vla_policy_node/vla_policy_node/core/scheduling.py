@@ -92,8 +92,9 @@ class Splice:
         step: rad or m, largest joint step of the published motion at the splice.
         mismatch: rad or m, what the step would have been without the fade.
         blend, stretch: of the fade [s], and of the time from the splice on (> 1: slower than the policy wanted).
-        clipped: joints whose targets were beyond their position limits.
-        excess: largest ratio of a derivative to its bound; > 1: no blend or stretch kept it.
+        clipped: joints whose targets were beyond where plans may go: 1 % of the range inside its position limits, for
+            the gripper at them. They are held there.
+        excess: largest ratio of a derivative to its bound; > 1: no blend or stretch kept it, or the position limits.
     """
 
     chunk: ActionChunk
@@ -144,6 +145,8 @@ class ChunkScheduler:
         """
         if strategy not in STRATEGIES:
             raise ConfigError(unknown("strategy", strategy, STRATEGIES))
+        if strategy != self.strategy:
+            self._ensemble.clear()
         self.strategy = strategy
 
     # -- when
@@ -226,11 +229,15 @@ class ChunkScheduler:
         self._pacer.measured(now - stamp)
         # Nobody need rest while a policy thinks that answers at once.
         rests = self.strategy == "sync" and now - stamp > _JITTER
+        # Who has rested since the observation plays the chunk from its beginning; who was moving when the strategy was
+        # changed drops what has passed, as ever.
+        rested = rests and (self._rests or self._plan is None)
         base, kind = self._base(now, at, reality)
         start, at = snap(base, max(now, base.start)), snap(base, max(at, base.start))
-        target = self._target(chunk, observed, at if rests else stamp, now, kind)
+        origin = at if rested else stamp
+        target = self._target(chunk, observed, origin, now, kind)
         if rests:
-            target = self._targets.hold_after(target, self.schedule.execution_horizon)
+            target = self._targets.hold_after(target, at - origin + self.schedule.execution_horizon)
         if target.curve.end < at + 2 * self.schedule.step:
             raise ChunkError(
                 f"chunk ends {target.curve.end - stamp:.2f} s after its observation, its splice is {at - stamp:.2f} s "

@@ -9,7 +9,7 @@ from vla_contract.interpolation import Samples, Trajectory
 from vla_contract.limits import JointLimits
 from vla_policy_node.core.smoothing import Pace, follow_setpoint
 from vla_policy_node.core.splicing import Bounds, approach
-from vla_policy_node.core.targets import Target
+from vla_policy_node.core.targets import EDGE, Target
 
 Array = NDArray[np.float64]
 State = tuple[Array, Array, Array]
@@ -23,7 +23,8 @@ _BRAKES = np.arange(0.2, 2.0, 0.1)  # s
 @dataclass(frozen=True)
 class Shape:
     """A curve from the splice on, where the target wants the joints at the splice (n,), and what it took: fade [s],
-    factor on time, largest ratio of a derivative to its bound (> 1: nothing that was tried keeps it)."""
+    factor on time, largest ratio of a derivative to its bound (> 1: nothing that was tried keeps it, or the position
+    limits)."""
 
     curve: Trajectory
     wanted: Array
@@ -37,7 +38,7 @@ class Shaper:
 
     Args:
         gripper: index of the joint that follows set-points; None: none.
-        share: of the velocity, acceleration and jerk limits, that a curve may use.
+        share: of the velocity, acceleration and jerk limits, that a curve may use; position limits it may use whole.
         blend: s, shortest fade.
         step: s between knots.
     """
@@ -50,6 +51,8 @@ class Shaper:
             share * limits.max_acceleration[self._arm],
             share * limits.max_jerk[self._arm],
         )
+        self._low, self._high = limits.min_position[self._arm], limits.max_position[self._arm]
+        self._room = EDGE * (self._high - self._low)
         self._pace: Pace | None = None
         if gripper is not None:
             # Half the acceleration and a quarter of the jerk: knots are coarser than the motion between them.
@@ -75,7 +78,7 @@ class Shaper:
             for factor in _BLENDS:
                 blend = min(factor * self._blend, float(times[-1] - times[0]))
                 curve = approach(state, wanted, times, blend)
-                excess = self._excess(curve)
+                excess = max(self._excess(curve), self._swing(curve))
                 if best is None or excess < best.excess:
                     best = Shape(curve, wanted.positions[0], blend, stretch, excess)
                 if excess <= 1.0:
@@ -100,6 +103,13 @@ class Shaper:
 
     def _excess(self, curve: Trajectory) -> float:
         return self._bounds.excess(curve, self._arm)
+
+    def _swing(self, curve: Trajectory) -> float:
+        """0 for knots inside the position limits; beyond them 1, and as much more as the targets' distance from a limit
+        goes into what is too far."""
+        arm = curve.positions[:, self._arm]
+        beyond = float((np.maximum(self._low - arm, arm - self._high) / self._room).max(initial=-1.0))
+        return 1.0 + beyond if beyond > 0 else 0.0
 
     def _grid(self, start: float, end: float) -> Array:
         """Even, with both ends."""

@@ -14,7 +14,9 @@ from vla_policy_node.core.smoothing import smooth
 
 Array = NDArray[np.float64]
 
-_EDGE = 0.01  # share of a joint's range that targets keep from its ends
+# Share of a joint's range that targets keep from its ends: smoothing and fades swing a little beyond the points, and
+# the filter refuses what swings beyond the position limit.
+EDGE = 0.01
 _SETTLE = 6  # steps that a motion gets to come to rest at a point
 _REMEMBERED = 12  # chunks that an ensemble may hold
 _FADE = 0.3  # s, in which a chunk of an ensemble loses its weight toward its end
@@ -27,7 +29,8 @@ class Target:
     Attributes:
         curve: knots with velocities and accelerations; the gripper's column is not to be followed.
         goals: the points themselves; the gripper goes to the one that is due next.
-        clipped: joints whose points were beyond their position limits, and are held at them.
+        clipped: joints whose points were beyond where plans may go (for the gripper: beyond its position limits), and
+            are held there.
     """
 
     curve: Trajectory
@@ -45,12 +48,15 @@ class TargetMaker:
 
     def __init__(self, limits: JointLimits, gripper: int | None, acceleration_share: float, stiffness: float):
         self._limits = limits
-        room = _EDGE * (limits.max_position - limits.min_position)
+        room = EDGE * (limits.max_position - limits.min_position)
         self.low, self.high = limits.min_position + room, limits.max_position - room
         self._bound = acceleration_share * limits.max_acceleration
         self._arm = np.ones(len(limits), dtype=bool)
         if gripper is not None:
             self._bound[gripper], self._arm[gripper] = np.inf, False
+        # A gripper is asked for its very ends, and kept 1 % from them: only what lies beyond them is worth a word.
+        told = np.where(self._arm, room, 0.0)
+        self._told = limits.min_position + told, limits.max_position - told
         self._stiffness = stiffness
 
     def make(self, chunk: ActionChunk, observed: Array, origin: float) -> Target:
@@ -66,9 +72,8 @@ class TargetMaker:
             raise ChunkError(
                 f"chunk has {len(times)} points from {times[0]:.3f} s on; expected >= 2 after its observation"
             )
-        # A gripper is asked for its very ends; only what lies beyond the limits is worth a word.
-        reachable = np.clip(points, self._limits.min_position, self._limits.max_position)
-        beyond = np.abs(reachable - points).max(axis=0) > 1e-6
+        low, high = self._told
+        beyond = np.maximum(low - points, points - high).max(axis=0) > 1e-6
         clipped = tuple(name for name, out in zip(self._limits.names, beyond, strict=True) if out)
         wish = np.concatenate([observed[None], np.clip(points, self.low, self.high)])
         return self._target(np.concatenate([[0.0], times]), wish, origin, clipped)

@@ -30,7 +30,7 @@ class Rules:
 
     Attributes:
         progress, chunks: succeeded after so many chunks in a row with at least that progress.
-        failures: inferences in a row without an answer.
+        failures: inferences in a row without an answer; those that an outage left without one do not count.
         unarmed: s that the safety filter may be disarmed or e-stopped.
     """
 
@@ -48,6 +48,7 @@ class Task:
         instruction: the sentence to obey.
         chunks: published so far.
         progress: of the newest chunk; NaN: unknown.
+        unanswered: inferences that an outage left without an answer.
     """
 
     def __init__(self, identifier: str, instruction: str, now_ns: int, timeout: float, rules: Rules):
@@ -55,11 +56,11 @@ class Task:
         self.instruction = instruction
         self.started_ns = now_ns
         self.timeout = timeout
-        self.chunks = 0
+        self.chunks = self.unanswered = 0
         self.progress = math.nan
         self._rules = rules
         self._done = self._failures = 0
-        self._last_failure = ""
+        self._last_failure = self._outage = ""
         self._broken = ""
         self._unarmed_since: int | None = None
         self._mode = ""
@@ -72,13 +73,19 @@ class Task:
         """A chunk was published; `whole`: its progress is that of the task, not of a part that a planner named."""
         self.chunks += 1
         self.progress = progress
-        self._failures = 0
+        self._failures, self._outage = 0, ""
         self._done = self._done + 1 if whole and progress >= self._rules.progress else 0
 
     def failed(self, reason: str) -> None:
         """An inference gave no usable answer."""
         self._failures += 1
+        self._outage = ""
         self._last_failure = reason.splitlines()[0] if reason else "no reason given"
+
+    def unavailable(self, reason: str) -> None:
+        """What the policy runs on is away: no failure of the policy, however long it lasts. The robot rests."""
+        self.unanswered += 1
+        self._outage = reason.splitlines()[0] if reason else "no reason given"
 
     def broke(self, reason: str) -> None:
         """The worker is down for good."""
@@ -113,5 +120,6 @@ class Task:
                 f"the safety filter is {self._mode}: clear the cause, arm the robot (vla arm), send the task again",
             )
         if self.duration(now_ns) > self.timeout:
-            return Verdict(Outcome.TIMEOUT, f"not done within {self.timeout:g} s, progress {self.progress:.2f}")
+            outage = f"; no answer at the end: {self._outage}" if self._outage else ""
+            return Verdict(Outcome.TIMEOUT, f"not done within {self.timeout:g} s, progress {self.progress:.2f}{outage}")
         return None

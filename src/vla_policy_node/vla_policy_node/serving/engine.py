@@ -117,6 +117,8 @@ class Answering:
 
     def _reply(self, answer: Answer, took: float, batch: int) -> Reply:
         chunk: ActionChunk = answer.chunk
+        if chunk.shortened:
+            _log.warning("%s", chunk.shortened)
         # A chunk that ends early stays at its last point; a client of this protocol counts rows, not times.
         actions = chunk.trajectory.sample(self._times).positions
         if drives(self._backend.metadata):

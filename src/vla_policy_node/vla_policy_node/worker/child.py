@@ -66,25 +66,29 @@ def _die_with(parent: int) -> None:
 
 class _Worker:
     def __init__(self, connection: socket.socket, memory: int):
-        from vla_policy_node.worker import wire  # only now can it be found
+        from vla_contract.errors import Unavailable  # only now can they be found
+        from vla_policy_node.worker import wire
 
-        self._wire = wire
+        self._wire, self._unavailable = wire, Unavailable
         self._connection = connection
         size = os.fstat(memory).st_size
         self._memory = mmap.mmap(memory, size, prot=mmap.PROT_READ) if size else None
         self._backend: Any = None
+        self._robot: Any = None
         self._kinematics: Any = None
+        self._cold = True
 
     def serve(self) -> None:
         threading.Thread(target=self._end_with_node, daemon=True).start()
-        answers = {"load": self._load, "infer": self._infer, "reset": self._reset}
+        answers = {"load": self._load, "infer": self._infer, "reset": self._reset, "check": self._check}
         while (request := self._wire.receive(self._connection)) is not None:
             try:
                 answer = answers[request["do"]](request)
             except Exception as error:
+                outage = isinstance(error, self._unavailable)
                 known = type(error).__module__ == "vla_contract.errors"
                 text = str(error) if known else f"{type(error).__name__}: {error}"
-                answer = {"error": text, "trace": "" if known else traceback.format_exc()}
+                answer = {"error": text, "trace": "" if known else traceback.format_exc(), "unavailable": outage}
             self._wire.send(self._connection, {**answer, "id": request["id"]})
         os._exit(0)
 
@@ -99,38 +103,61 @@ class _Worker:
         from pathlib import Path
 
         from vla_contract.robot import load_robot
-        from vla_policy_node.backends import load_backend
+        from vla_policy_node.backends import ServedBackend, load_backend
 
         started = time.perf_counter()
-        robot = load_robot(request["robot"])
+        self._robot = robot = load_robot(request["robot"])
         self._backend = load_backend(request["backend"], Path(request["checkpoint"]), robot, request["options"])
-        self._kinematics = _kinematics(robot)
-        self._warm_up(robot)
+        self._kinematics, no_paths = _kinematics(robot)
+        server: dict[str, Any] = {}
+        if isinstance(self._backend, ServedBackend):
+            # Loading does not wait for a server: the first check warms it up.
+            server = {"server": str(self._backend.server), "patience": float(self._backend.patience)}
+        else:
+            self._warm_up(2)
         # What was made until now stays: no full round of the garbage collector through a model's modules in mid-motion.
         gc.collect()
         gc.freeze()
         metadata = self._backend.metadata.model_dump(mode="json")
-        return {"metadata": metadata, "seconds": time.perf_counter() - started}
+        seconds = time.perf_counter() - started
+        return {"metadata": metadata, "seconds": seconds, "gpu": _gpu_memory(), "no_paths": no_paths, **server}
 
-    def _warm_up(self, robot: Any) -> None:
-        """The first inferences allocate, compile and cache; nobody should wait for that with a robot in motion."""
+    def _check(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Whether the server of a policy that runs elsewhere is there. Raises Unavailable when it is not."""
+        if self._cold:
+            self._warm_up(1, served=True)
+            self._cold = False
+        else:
+            self._backend.check()
+        return {"check": True}
+
+    def _warm_up(self, times: int, served: bool = False) -> None:
+        """The first inferences allocate, compile and cache; nobody should wait for that with a robot in motion.
+
+        `served`: raises Unavailable when the policy's server is away.
+        """
+        from dataclasses import replace
+
         import numpy as np
 
         from vla_contract.errors import InferenceError
         from vla_contract.observation import Observation
 
-        metadata = self._backend.metadata
+        robot, metadata = self._robot, self._backend.metadata
         images = {
             name: np.zeros((camera.height, camera.width, 3), np.uint8)
             for name, camera in robot.cameras.items()
             if name in metadata.cameras
         }
         home = np.array(robot.home, dtype=np.float64)
-        for _ in range(2):
+        still = Observation(0, images, home, np.zeros_like(home), "warm up")
+        still = replace(still, earlier=(still,) * (metadata.history.steps if metadata.history else 0))
+        for _ in range(times):
             try:
-                self._backend.infer(Observation(0, images, home, np.zeros_like(home), "warm up"), None)
-            except InferenceError:
-                pass  # a black picture may well have no answer
+                self._backend.infer(still, None)
+            except InferenceError as error:  # a black picture may well have no answer
+                if served and isinstance(error, self._unavailable):
+                    raise
         self._backend.reset()
 
     def _infer(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -138,27 +165,42 @@ class _Worker:
 
         from vla_contract.observation import Observation
 
-        images = {}
-        for name, (offset, height, width) in request["images"].items():
-            assert self._memory is not None
-            flat = np.frombuffer(self._memory, dtype=np.uint8, count=height * width * 3, offset=offset)
-            images[name] = flat.reshape(height, width, 3)
+        instruction = request["instruction"]
+        earlier = tuple(
+            Observation(one["stamp_ns"], self._images(one), one["positions"], one["velocities"], instruction)
+            for one in request["earlier"]
+        )
         observation = Observation(
             request["stamp_ns"],
-            images,
+            self._images(request),
             request["positions"],
             request["velocities"],
-            request["instruction"],
+            instruction,
             request["extras"],
+            earlier,
         )
         prefix = self._wire.trajectory_of(request["prefix"])
         started = time.perf_counter()
         chunk = self._backend.infer(observation, prefix)
         seconds = time.perf_counter() - started
+        self._cold = False
+        if chunk.shortened:
+            print(chunk.shortened)
         path = None
         if request["path"] and self._kinematics is not None and chunk.joint_names == self._kinematics.joint_names:
             path = np.stack([self._kinematics.forward(row)[0] for row in chunk.positions])
         return {"chunk": self._wire.chunk_map(chunk), "seconds": seconds, "path": path, "gpu": _gpu_memory()}
+
+    def _images(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Views of the shared memory, by camera."""
+        import numpy as np
+
+        images = {}
+        for name, (offset, height, width) in request["images"].items():
+            assert self._memory is not None
+            flat = np.frombuffer(self._memory, dtype=np.uint8, count=height * width * 3, offset=offset)
+            images[name] = flat.reshape(height, width, 3)
+        return images
 
     def _reset(self, request: dict[str, Any]) -> dict[str, Any]:
         self._backend.reset()
@@ -173,13 +215,13 @@ def _gpu_memory() -> float | None:
     return float(sum(torch.cuda.memory_reserved(device) for device in range(torch.cuda.device_count())))
 
 
-def _kinematics(robot: Any) -> Any:
-    """Where chunks lead the tool, for people to look at; not every interpreter has what that takes."""
+def _kinematics(robot: Any) -> tuple[Any, str]:
+    """Where chunks lead the tool, for people to look at; or why not: not every interpreter has what that takes."""
     try:
         from vla_kinematics import ToolKinematics
-    except ImportError:
-        return None
-    return ToolKinematics(robot.urdf(), robot.joints, robot.tool_frame)
+    except ImportError as error:
+        return None, f"the worker's interpreter {sys.executable} lacks what they take: {error}"
+    return ToolKinematics(robot.urdf(), robot.joints, robot.tool_frame), ""
 
 
 if __name__ == "__main__":

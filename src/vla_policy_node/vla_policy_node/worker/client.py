@@ -31,10 +31,12 @@ from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata
 from vla_policy_node.worker import wire
 from vla_policy_node.worker.environment import package_folders, worker_environment
-from vla_policy_node.worker.events import Down, Event, Ready, event_of, with_trace
-from vla_policy_node.worker.images import SharedImages
+from vla_policy_node.worker.events import Down, Event, Ready, event_of, gpu_memory_of, with_trace
+from vla_policy_node.worker.health import Health
+from vla_policy_node.worker.images import Place, SharedImages
 
 _LAST_LINES = 15
+_CHECK = 1.0  # s without a question until a policy that runs elsewhere is asked whether it is there
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class WorkerSpec:
         options: for the load function.
         interpreter: Python to run; empty: this one.
         environment: variables on top of the few that are passed on.
-        load_timeout, inference_timeout: s; longer is a hang.
+        load_timeout, inference_timeout: s; longer is a hang, except while a backend waits within time-outs of its own.
         restarts: failures in a row (no answer in between) after which it is given up.
         backoff: s before the first restart; doubles up to `longest_backoff`.
     """
@@ -75,6 +77,11 @@ class Worker:
     Args:
         image_shapes: camera -> (height, width); the place that shared memory keeps for it.
         on_event: called on the worker's thread.
+
+    Attributes:
+        health: of the server, where the policy runs elsewhere.
+        no_paths: why it cannot be said where chunks lead the tool; empty: it can.
+        restarts: of the process.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class Worker:
     ):
         self.spec = spec
         self.restarts = 0
+        self.health, self.no_paths = Health(), ""
         self._on_event = on_event
         self._images = SharedImages(image_shapes)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
@@ -120,21 +128,27 @@ class Worker:
         """
         if self._busy:
             raise InferenceError("an inference is under way; wait for its answer")
-        images = {name: self._images.put(name, image) for name, image in observation.images.items()}
+        images = self._put(observation)
+        earlier = [
+            {**_state_map(one), "images": self._put(one, len(observation.earlier) - k)}
+            for k, one in enumerate(observation.earlier)
+        ]
         self._busy = True
         return self._ask(
             {
                 "do": "infer",
-                "stamp_ns": int(observation.stamp_ns),
+                **_state_map(observation),
                 "images": images,
-                "positions": observation.positions,
-                "velocities": observation.velocities,
+                "earlier": earlier,
                 "instruction": observation.instruction,
                 "extras": dict(observation.extras),
                 "prefix": wire.trajectory_map(prefix),
                 "path": path,
             }
         )
+
+    def _put(self, observation: Observation, ago: int = 0) -> dict[str, Place]:
+        return {name: self._images.put(name, image, ago) for name, image in observation.images.items()}
 
     def expect(self, camera: str, image: NDArray[np.uint8]) -> None:
         """Copies an image that the next inference will most likely hold, while others are still on their way.
@@ -168,7 +182,7 @@ class Worker:
     def _send(self) -> None:
         """Sends what waits to be sent, if there is somebody to send it to; needs the lock.
 
-        Never blocks for long: a request has less than a kilobyte, and the socket holds hundreds.
+        Never blocks for long: a request has a few kilobytes, and the socket holds hundreds.
         """
         while self._connection is not None and self._requests:
             request = self._requests.popleft()
@@ -191,6 +205,8 @@ class Worker:
                     ready = self._load(connection)
                     with self._open(connection):
                         self._on_event(ready)
+                        if self.health.server:
+                            self._ask({"do": "check"})  # also warms it up
                         while not self._closed.is_set():
                             failures *= not self._serve(connection)
                 return
@@ -270,29 +286,40 @@ class Worker:
         if "error" in answer:
             # What a configuration makes impossible does not get better by trying again.
             raise ConfigError(with_trace(answer))
+        self.health.begin(answer)
+        self.no_paths = str(answer.get("no_paths", ""))
         try:
-            return Ready(PolicyMetadata.model_validate(answer["metadata"]), answer["seconds"])
+            metadata = PolicyMetadata.model_validate(answer["metadata"])
+            return Ready(metadata, answer["seconds"], gpu_memory_of(answer))
         except ValidationError as error:
             raise ConfigError(f"backend '{self.spec.backend}' states malformed metadata: {error}") from error
 
     def _serve(self, connection: socket.socket) -> bool:
         """Answers, or news from the process. True: it gave an answer."""
-        heard = connection in select.select([connection, self._wake], [], [])[0]
+        told, _, _ = select.select([connection, self._wake], [], [], _CHECK if self.health.server else None)
+        heard = connection in told
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
             pass
         if heard and not self._asked:
             self._answer(connection, -1, 0.1, "waiting")  # nothing was asked: it can only have ended
+        if not told:
+            self._ask({"do": "check"})
         answered = False
         while self._asked and not self._closed.is_set():
             identifier, what = self._asked.popleft()
-            answer = self._answer(connection, identifier, self.spec.inference_timeout, "inference")
+            with self.health.waiting():
+                limit = self.health.hang(self.spec.inference_timeout)
+                answer = self._answer(connection, identifier, limit, "inference" if what == "infer" else what)
+            outage = bool(answer.get("unavailable"))
+            if what != "reset":
+                self.health.heard(answer["error"] if outage else "", what == "infer")
             if what == "infer":
                 self._busy = False
                 self._on_event(event_of(identifier, answer))
                 answered = "error" not in answer
-            elif "error" in answer:
+            elif "error" in answer and not outage:
                 raise _Failure(f"{what}: {with_trace(answer)}")
         return answered
 
@@ -350,6 +377,15 @@ class Worker:
                 os.eventfd_read(self._wake)
             except BlockingIOError:
                 pass
+
+
+def _state_map(observation: Observation) -> dict[str, Any]:
+    """What of an observation is neither an image nor the same for all of an inference."""
+    return {
+        "stamp_ns": int(observation.stamp_ns),
+        "positions": observation.positions,
+        "velocities": observation.velocities,
+    }
 
 
 def _forward(stream: Any, lines: "deque[str]") -> None:

@@ -14,10 +14,11 @@ from vla_policy_node.worker import wire
 
 @dataclass(frozen=True)
 class Ready:
-    """Loaded and warm after `seconds`."""
+    """Loaded and warm after `seconds`; `gpu_memory` as in `Answer`."""
 
     metadata: PolicyMetadata
     seconds: float
+    gpu_memory: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Refusal:
-    """The backend had no answer to the request `id`; it lives on."""
+    """The backend had no answer to the request `id`; it lives on. `unavailable`: because of an outage elsewhere."""
 
     id: int
     reason: str
+    unavailable: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,18 +57,23 @@ Event = Ready | Answer | Refusal | Down
 def event_of(identifier: int, answer: dict[str, Any]) -> Answer | Refusal:
     """From the worker's answer to the inference `identifier`."""
     if "error" in answer:
-        return Refusal(identifier, with_trace(answer))
+        return Refusal(identifier, with_trace(answer), bool(answer.get("unavailable")))
     try:
-        gpu = answer.get("gpu")
         return Answer(
             identifier,
             wire.chunk_of(answer["chunk"]),
             float(answer["seconds"]),
             answer.get("path"),
-            float("nan") if gpu is None else float(gpu),
+            gpu_memory_of(answer),
         )
     except (ChunkError, KeyError, TypeError) as error:
         return Refusal(identifier, f"the backend's chunk is malformed: {error}")
+
+
+def gpu_memory_of(answer: dict[str, Any]) -> float:
+    """Bytes that the worker holds on GPUs; NaN: it uses none."""
+    found = answer.get("gpu")
+    return float("nan") if found is None else float(found)
 
 
 def with_trace(answer: dict[str, Any]) -> str:

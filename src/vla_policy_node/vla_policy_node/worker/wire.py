@@ -107,6 +107,7 @@ def chunk_map(chunk: ActionChunk) -> dict[str, Any]:
         "progress": float(chunk.progress),
         "inference_time": float(chunk.inference_time),
         "base": None if chunk.base is None else {"times": chunk.base.times, "twists": chunk.base.twists},
+        "shortened": chunk.shortened,
     }
 
 
@@ -126,4 +127,5 @@ def chunk_of(values: dict[str, Any]) -> ActionChunk:
         progress=values["progress"],
         inference_time=values["inference_time"],
         base=None if values["base"] is None else BaseMotion(**values["base"]),
+        shortened=str(values["shortened"]),
     )
