@@ -10,6 +10,7 @@ import gc
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -30,19 +31,26 @@ except ImportError:  # an rclpy from before it had one
 
 EXIT_CONFIG = 2
 _SIGNAL_LATENCY = 0.1  # s until a signal is seen by a node that has nothing to do
+_LAST_LOOK = 2.0  # s that a process which was told to end goes on for a node that is still busy
 
 
 class VlaNode(LifecycleNode):
     """A lifecycle node with parameters from a frozen dataclass.
 
     A subclass sets `Parameters` and overrides `configure` (read files, make publishers; raise to refuse), `activate`,
-    `deactivate` and `cleanup`. Their errors are logged and refuse the transition.
+    `deactivate` and `cleanup`. Their errors are logged and refuse the transition. What was made with `create_…` from
+    `configure` on is destroyed after `cleanup`, so that the node can be configured again.
+
+    Attributes:
+        active: whether the node is in the lifecycle state of that name.
     """
 
     Parameters: ClassVar[type]
+    _made: list[tuple[Callable[[Any], Any], Any]] | None = None  # how each goes again; None: not configured
 
     def __init__(self, name: str, **options: Any):
         super().__init__(name, **options)
+        self.active = False
         self.params = declare(self, self.Parameters)
         self.autostart = bool(self.declare_parameter("autostart", True).value)
         self.sim_time = bool(self.get_parameter("use_sim_time").value)
@@ -58,8 +66,13 @@ class VlaNode(LifecycleNode):
     def deactivate(self) -> None:
         """Stops to work; must leave the robot safe."""
 
+    def busy(self) -> str:
+        """Why it may not be cleaned up yet, for people; empty: it may. A shutdown then leaves everything as it is, and
+        a process that is told to end waits for at most 2 s."""
+        return ""
+
     def cleanup(self) -> None:
-        """Gives back what `configure` took."""
+        """Gives back what `configure` took; but for publishers, subscriptions, services, clients and timers."""
 
     def on_callback_error(self, error: Exception) -> None:
         """Called after an error in any callback was logged. The default ends the process: an unknown state is worse
@@ -75,10 +88,15 @@ class VlaNode(LifecycleNode):
     # -- lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("configure", self.configure)
+        self._made = []
+        result = self._transition("configure", self.configure)
+        if result != TransitionCallbackReturn.SUCCESS:
+            self._destroy_made()
+        return result
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = self._transition("activate", self.activate)
+        self.active = result == TransitionCallbackReturn.SUCCESS
         # What was made until now stays. Looked at in every full round of the garbage collector, some hundred thousand
         # objects would stop every callback for 30 ms now and then, in the middle of a motion.
         gc.collect()
@@ -86,13 +104,32 @@ class VlaNode(LifecycleNode):
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self.active = False
         return self._transition("deactivate", self.deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("clean up", self.cleanup)
+        return self._transition("clean up", self._give_back)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._transition("shut down", self.cleanup)
+        if self.active:
+            self.on_deactivate(state)
+        return self._transition("shut down", self._give_back)
+
+    def _give_back(self) -> None:
+        if why := self.busy():
+            raise VlaError(why)
+        self.cleanup()
+        self._destroy_made()
+
+    def _destroy_made(self) -> None:
+        for destroy, entity in self._made or ():
+            destroy(entity)
+        self._made = None
+
+    def _keep(self, entity: Any, destroy: Callable[[Any], Any]) -> Any:
+        if self._made is not None:
+            self._made.append((destroy, entity))
+        return entity
 
     def _transition(self, name: str, step: Callable[[], None]) -> TransitionCallbackReturn:
         try:
@@ -124,7 +161,14 @@ class VlaNode(LifecycleNode):
         return guard
 
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **options: Any) -> Any:
-        return super().create_subscription(msg_type, topic, self.guarded(callback), *args, **options)
+        made = super().create_subscription(msg_type, topic, self.guarded(callback), *args, **options)
+        return self._keep(made, self.destroy_subscription)
+
+    def create_publisher(self, *args: Any, **options: Any) -> Any:
+        return self._keep(super().create_publisher(*args, **options), self.destroy_publisher)
+
+    def create_client(self, *args: Any, **options: Any) -> Any:
+        return self._keep(super().create_client(*args, **options), self.destroy_client)
 
     def create_service(self, srv_type: Any, name: str, callback: Any, *args: Any, **options: Any) -> Any:
         """As rclpy's; after an error the response goes out as far as it was filled in, so that the node lives on."""
@@ -133,10 +177,11 @@ class VlaNode(LifecycleNode):
         def serve(request: Any, response: Any) -> Any:
             return guard(request, response) or response
 
-        return super().create_service(srv_type, name, serve, *args, **options)
+        return self._keep(super().create_service(srv_type, name, serve, *args, **options), self.destroy_service)
 
     def create_timer(self, period: float, callback: Any, *args: Any, **options: Any) -> Any:
-        return super().create_timer(period, self.guarded(callback), *args, **options)
+        made = super().create_timer(period, self.guarded(callback), *args, **options)
+        return self._keep(made, self.destroy_timer)
 
 
 def run(make_node: Callable[[], VlaNode], events: bool = False) -> None:
@@ -155,6 +200,7 @@ def run(make_node: Callable[[], VlaNode], events: bool = False) -> None:
         signal.signal(number, lambda *_: stop.set())
     code = 0
     node: VlaNode | None = None
+    spin_some: Callable[[], Any] | None = None
     try:
         node = make_node()
         spin_some = _spinner(node, events)
@@ -170,7 +216,7 @@ def run(make_node: Callable[[], VlaNode], events: bool = False) -> None:
         code = EXIT_CONFIG
     finally:
         if node is not None:
-            _end(node)
+            _end(node, spin_some)
         rclpy.try_shutdown()
     sys.exit(code)
 
@@ -192,9 +238,13 @@ def _start(node: VlaNode) -> bool:
     return node.trigger_configure() == done and node.trigger_activate() == done
 
 
-def _end(node: VlaNode) -> None:
+def _end(node: VlaNode, spin_some: Callable[[], Any] | None) -> None:
     try:
+        node.active = False
         node.deactivate()
+        deadline = time.monotonic() + _LAST_LOOK
+        while spin_some is not None and node.busy() and time.monotonic() < deadline:
+            spin_some()
         node.cleanup()
         node.destroy_node()
     except Exception:

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import BRINGUP, HOME, LIMITS, ROBOT, Rig, check_envelope, proposal, smooth_chunk
 from test_zones import ORACLE
 
 from vla_safety.core.config import load_safety
+from vla_safety.core.findings import Verdict
 from vla_safety.core.modes import Mode
 
 N = len(HOME)
@@ -86,16 +88,31 @@ def test_i03_it_can_be_cut_off_at_any_cycle(seed):
     assert outside_fence(rig.controller.state[0]) <= 1e-6
 
 
-def test_r13_all_joints_at_several_limits_at_once():
-    for sign in (1, -1):
-        rig = Rig()
-        times = np.arange(1, 21) * 0.1
-        goal = np.where(sign > 0, LIMITS.max_position, LIMITS.min_position) + sign * 0.5
-        rows = HOME + np.clip(times[:, None] * 1.5, 0, 1) * (goal - HOME)
-        rig.propose(proposal(rig.now, times, rows))
-        rig.run(4)
-        check_envelope(rig.controller)
-        assert not rig.controller.state[1:].any()
+@pytest.mark.parametrize("upper", [[1, 1, 1, 1, 1, 1, 1, 1], [0, 0, 0, 1, 0, 1, 0, 0]])
+def test_r13_all_joints_at_several_limits_at_once(upper, tmp_path):
+    """Every joint is driven beyond its position limit, four times as hard as its acceleration limit allows: it gets as
+    far and as fast as the limits are, and no further. There are no zones; the links of the two poses are clear of each
+    other."""
+    safety = tmp_path / "free.yaml"
+    cell = yaml.safe_load((BRINGUP / "config/safety/cell.yaml").read_text())
+    safety.write_text(yaml.safe_dump({**cell, "zones": []}))
+    room = np.append(np.full(N - 1, 0.2), 0.005)
+    sign = np.where(upper, 1.0, -1.0)
+    limit = np.where(upper, LIMITS.max_position, LIMITS.min_position)
+    rig = Rig(safety, q=limit - sign * room)
+    s = np.linspace(0, 1, 41)[1:]
+    shape = 10 * s**3 - 15 * s**4 + 6 * s**5
+    rows = limit - sign * room + np.outer(shape, sign * room * 3.0)
+    decision = rig.propose(proposal(rig.now, 0.08 + 0.3 * s, rows))
+    assert decision.verdict == Verdict.TRIMMED and decision.finding.reason == "joint_position", decision
+    assert decision.speed_scale < 0.6, "and it is slowed down"
+    rig.run(4)
+    check_envelope(rig.controller)
+    assert not rig.controller.state[1:].any()
+    left = sign * (limit - rig.controller.state[0])
+    assert (left[:-1] < 0.1).all() and (left[:-1] >= 0).all(), "all joints have moved, up to their limits"
+    _, _, _, a, _ = rig.controller.trace.arrays()
+    assert (np.abs(a[:, :-1]).max(axis=0) > 0.8 * LIMITS.max_acceleration[:-1]).all(), "at their limits as well"
 
 
 @pytest.mark.parametrize("shape", ["path", "joint"])

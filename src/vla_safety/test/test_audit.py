@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -243,6 +245,72 @@ def test_retention_deletes_the_oldest_files_and_never_the_one_that_is_written(tm
     assert sum(file.stat().st_size for file in files[:-1]) <= 40_000
     assert files[0].name != "robot.jsonl" and files[-1].exists() and (tmp_path / "notes.txt").exists()
     assert not any(s.broken for _, s in verify_all([tmp_path])), "the rest is a whole chain"
+
+
+BEGUN = "-20261121T12000{}.000000"
+
+
+def record(folder, name, age, parts=1):
+    """A closed record of a robot, of several files, `age` s old."""
+    log = AuditLog(folder / f"{name}.jsonl", 100)
+    for _ in range(parts):
+        log.write("x", {"filling": "." * 1000})
+    log.close()
+    files = [p for p in folder.iterdir() if p.name.startswith(name)]
+    for file in files:
+        os.utime(file, (1e9 - age, 1e9 - age))
+    return files
+
+
+def test_i19_retention_knows_whose_records_they_are(tmp_path):
+    """Nothing of another robot is deleted, whatever its name begins or ends with, nor what is no record."""
+    kept = [
+        file
+        for k, name in enumerate(["fr3_left", "my_fr3", "fr3-left", "FR3", "other"])
+        for file in record(tmp_path, name + BEGUN.format(k), 100 + k)
+    ]
+    kept += [tmp_path / name for name in ("fr3.notes.jsonl", "fr3-20261121.jsonl", "notes.jsonl")]
+    for file in kept[-3:]:
+        file.write_text("x" * 2000)
+    old = record(tmp_path, "fr3" + BEGUN.format(0), 50, parts=3) + record(tmp_path, "fr3" + BEGUN.format(1), 40)
+    newest = record(tmp_path, "fr3" + BEGUN.format(2), 30)
+    assert len(old) == 4
+    AuditLog(tmp_path / f"fr3{BEGUN.format(3)}.jsonl", 0, 1500).close()
+    assert all(file.exists() for file in kept + newest) and not any(file.exists() for file in old)
+
+
+def test_i19_retention_leaves_a_record_that_another_process_writes(tmp_path):
+    """Also its older parts; and what was left by a process that was killed is not taken for one."""
+    old = record(tmp_path, "fr3" + BEGUN.format(0), 50)
+    writer = "\n".join([
+        "import sys",
+        "from vla_safety.core.audit import AuditLog",
+        f"log = AuditLog({str(tmp_path / ('fr3' + BEGUN.format(1) + '.jsonl'))!r}, 100)",
+        "for _ in range(3): log.write('x', {'filling': '.' * 1000})",
+        "print('written', flush=True)",
+        "sys.stdin.read()",
+    ])  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-c", writer], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "written\n"
+        theirs = [p for p in tmp_path.iterdir() if p not in old]
+        AuditLog(tmp_path / f"fr3{BEGUN.format(2)}.jsonl", 0, 1).close()
+        assert len(theirs) == 3 and all(file.exists() for file in theirs) and not old[0].exists()
+        process.kill()
+    AuditLog(tmp_path / f"fr3{BEGUN.format(3)}.jsonl", 0, 1).close()
+    assert not any(file.exists() for file in theirs)
+
+
+def test_i19_a_file_that_was_just_made_is_not_deleted(tmp_path):
+    """Between its making and its lock it is empty. One that stays so (the disk was full) keeps its record no longer."""
+    made = tmp_path / f"fr3{BEGUN.format(0)}.jsonl"
+    made.touch()
+    os.utime(made, (1, 1))
+    (old,) = record(tmp_path, "fr3" + BEGUN.format(1), 50)
+    old.with_name(old.name.replace(".jsonl", ".part00001.jsonl")).touch()
+    AuditLog(tmp_path / f"fr3{BEGUN.format(2)}.jsonl", 0, 1).close()
+    assert made.exists() and not old.exists()
 
 
 def test_i19_a_disk_that_is_full_when_the_next_file_begins_stops_the_robot(tmp_path, monkeypatch):

@@ -154,6 +154,39 @@ def test_i06_before_the_first_reading_the_silence_is_infinite():
     assert monitor.check(Instant(0, 0)) is None, "a driver that names no frame is believed"
 
 
+@pytest.mark.parametrize(("age", "usable"), [(0, True), (100, True), (101, False), (-100, True), (-101, False)])
+def test_i06_a_wrench_is_as_old_as_its_stamp(age, usable):
+    monitor, now = ContactMonitor(LIMITS), Instant(5000 * MS, 9000 * MS)
+    monitor.receive((3.0, 0.0, 0.0), NONE, now, "sensor", (5000 - age) * MS)
+    assert (monitor.force == 3.0) == usable
+    finding = monitor.check(now)
+    assert (finding is None) == usable
+    left = 100 - max(0, age) if usable else 0
+    later = [monitor.check(Instant(0, (9000 + left) * MS + extra)) is None for extra in (0, 1)]
+    assert later == [usable, False], "silence counts from the stamp"
+
+
+def test_i06_the_last_message_sent_again_is_silence_and_lets_no_contact_go():
+    monitor, hard = ContactMonitor(LIMITS), (20.0, 0.0, 0.0)
+    for ms in (0, 10):
+        found = monitor.receive(hard, NONE, Instant(ms * MS, ms * MS), "sensor", ms * MS)
+    assert found.reason == "contact_force"
+    for ms, stamp in ((20, 10), (30, 9), (40, 10)):
+        assert monitor.receive(NONE, NONE, Instant(ms * MS, ms * MS), "sensor", stamp * MS) == found
+    assert monitor.check(Instant(0, 110 * MS)) is None and monitor.check(Instant(0, 111 * MS)) is not None
+    assert monitor.receive(NONE, NONE, Instant(50 * MS, 50 * MS), "sensor", 50 * MS) is None
+
+
+def test_a_clock_that_goes_back_does_not_silence_the_sensor_for_ever():
+    monitor = ContactMonitor(LIMITS)
+    monitor.receive(NONE, NONE, Instant(10**18, 0), "sensor", 10**18)
+    earlier = 10**18 - 3600 * 1000 * MS
+    monitor.receive((3.0, 0.0, 0.0), NONE, Instant(earlier, 10 * MS), "sensor", earlier)
+    assert monitor.force == 3.0
+    monitor.receive((4.0, 0.0, 0.0), NONE, Instant(earlier, 20 * MS), "sensor", earlier)
+    assert monitor.force == 3.0, "and is watched from there on"
+
+
 def test_without_a_frame_in_the_limits_any_will_do():
     monitor = ContactMonitor(LIMITS.model_copy(update={"frame": ""}))
     assert twice(monitor, (20.0, 0, 0)).value == 20.0

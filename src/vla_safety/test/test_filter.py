@@ -217,17 +217,6 @@ def test_r14_reset_is_refused_while_joint_states_are_missing():
     assert rig.filter.reset(rig.instant).success
 
 
-def test_r15_estop_toggled_fast_never_moves():
-    rig = Rig()
-    for k in range(50):
-        rig.filter.estop(rig.instant)
-        rig.collect()
-        rig.run(0.04)
-        rig.filter.reset(rig.instant)
-        assert rig.propose(smooth_chunk(rig, away(0.2), sequence=k)).verdict == Verdict.REFUSED
-    assert np.allclose(rig.controller.state[0], HOME)
-
-
 def test_disarm_stops():
     rig = Rig()
     rig.propose(smooth_chunk(rig, away(0.8), duration=1.2))

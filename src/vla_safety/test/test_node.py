@@ -53,6 +53,33 @@ def test_a_chunk_becomes_verified_motion(bench):
     assert result.different is None and result.decisions >= 3
 
 
+def test_r15_a_button_that_is_toggled_at_50_hz_in_motion_stops_it_once_and_for_all(bench):
+    bench.mode(SafetyState.DISARMED)
+    bench.arm()
+    bench.until(lambda: bench.button.get_subscription_count() == 1, "discovery")
+    goal = HOME + np.array([0.5, 0, 0, 0, 0, 0, 0, 0])
+    bench.send_chunk(goal, sequence=3, duration=6.0)
+    bench.until(lambda: np.abs(bench.curve[1].positions[-1] - HOME).max() > 0.05, "motion")
+    said = []
+
+    def toggle():
+        bench.button.publish(Bool(data=len(said) % 2 == 0))
+        said.append(bench.state.mode)
+
+    timer = bench.node.create_timer(0.02, toggle)
+    bench.mode(SafetyState.ESTOP)
+    assert bench.state.reason == "estop_input"
+    count = len(said)
+    bench.until(lambda: len(said) > count + 100, "toggling")
+    assert set(said[count:]) == {SafetyState.ESTOP}, "it never flickers"
+    assert not bench.call("reset").success and not bench.call("arm").success
+    last = bench.commands[-1].points[-1]
+    assert not any(last.velocities) and not np.allclose(last.positions, goal, atol=0.05)
+    bench.node.destroy_timer(timer)
+    bench.button.publish(Bool(data=False))
+    bench.until(lambda: bench.call("reset").success, "reset")
+
+
 def test_i12_r09_another_publisher_on_the_controllers_topic_stops(bench):
     bench.mode(SafetyState.DISARMED)
     bench.arm()

@@ -2,12 +2,10 @@
 
 import signal
 import time
-from functools import partial
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from rig import HOME, ROBOT, Rig
+from rig import HOME, ROBOT
 
 rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("vla_msgs.msg")
@@ -19,9 +17,6 @@ from vla_msgs.msg import SafetyDecision, SafetyState  # noqa: E402
 
 from vla_node_base.conversions import duration_msg  # noqa: E402
 from vla_node_base.qos import COMMAND  # noqa: E402
-from vla_safety.core.modes import Mode  # noqa: E402
-from vla_safety.inputs import EstopInput  # noqa: E402
-from vla_safety.node import SafetyNode  # noqa: E402
 
 AWAY = HOME + np.array([0.3, 0, 0, 0, 0, 0, 0, -0.01])
 
@@ -121,22 +116,6 @@ def test_i11_i15_a_dead_man_signal_that_comes_late_holds_nothing(bench):
         bench.until(lambda n=count: len(bench.decisions) > n, "a decision")
         assert judged(bench, "override") is None or judged(bench, "override").verdict == SafetyDecision.REFUSED
     assert bench.state.mode in (SafetyState.ARMED, SafetyState.HOLD)
-
-
-def test_i10_a_button_that_was_pressed_before_there_was_a_filter_is_not_forgotten():
-    """The robot's description may come later than the message of the button."""
-    rig = Rig(arm=False)
-    host = SimpleNamespace(create_subscription=lambda *_: None, _filter=None, _told={}, flush=lambda: None)
-    host.instant = lambda: rig.instant
-    host.tell = partial(SafetyNode.tell, host)
-    button = EstopInput(host)
-    button._on_message(Bool(data=True))
-    host._filter = rig.filter
-    button.check(rig.instant)
-    assert rig.filter.mode == Mode.ESTOP and "~/estop_input" in rig.filter.reset(rig.instant).message
-    button._on_message(Bool(data=False))
-    rig.observe()
-    assert rig.filter.reset(rig.instant).success
 
 
 def test_i15_an_override_that_waited_while_the_filter_was_frozen_moves_nothing(bench):

@@ -9,10 +9,12 @@ from rig import HOME, LIMITS, MS, Controller, Rig, check_envelope, smooth_chunk
 from scipy.interpolate import BPoly
 
 import vla_safety.proof
+from vla_safety.core.authority import Authority
 from vla_safety.proof.adversary import Adversary
 from vla_safety.proof.cases import run_block
 from vla_safety.proof.oracle import Curve, Fence, envelope_faults, read_zones
 from vla_safety.proof.rig import ROBOT, SAFETY_FILE, shipped_fence
+from vla_safety.proof.switching import Switches
 from vla_safety.proof.tally import Tally
 
 N = len(HOME)
@@ -116,6 +118,47 @@ def test_i01_a_block_of_property_cases_has_no_violation():
     assert tally.counts["cases"] == 400 and not tally.violations
     assert tally.counts["verdict refused"] > 100
     assert tally.counts["verdict accepted"] + tally.counts["verdict slowed"] + tally.counts["verdict trimmed"] > 3
+
+
+def test_i11_a_block_switches_between_sources_and_nothing_leaks():
+    """As often as a campaign of 1e6 cases needs for 1e5 switches."""
+    tally = run_block(11, 3, 400)
+    assert tally.counts["switches"] >= 40 and tally.counts["leaks"] == 0 and not tally.violations
+    assert tally.counts["switches from policy to planner"] > 10 and tally.counts["switches from planner to policy"] > 10
+    assert tally.counts["proposals of a source without authority"] > 100
+
+
+@pytest.mark.parametrize("broken", ["nobody holds", "given back at once", "nobody is asked"])
+def test_i11_a_filter_that_mixes_its_sources_up_leaks(monkeypatch, broken):
+    """The campaign's own alarm works."""
+    if broken == "nobody holds":
+        monkeypatch.setattr(Authority, "take", lambda self, source, now: None)
+    elif broken == "given back at once":
+        asked = Authority.against
+
+        def against(self, source, now):
+            self.give_back("planner")
+            return asked(self, source, now)
+
+        monkeypatch.setattr(Authority, "against", against)
+    else:
+        monkeypatch.setattr(Authority, "against", lambda self, source, now: None)
+    tally = run_block(11, 3, 60)
+    assert tally.counts["leaks"] > 0 and "has the robot" in tally.violations[0]["what"]
+
+
+def test_i11_a_message_of_a_cycle_that_belongs_to_another_source_is_a_leak():
+    rig, tally = Rig(), Tally()
+    switches = Switches(tally)
+    chunk = smooth_chunk(rig, np.append(HOME[:-1] + 0.1, 0.03), source="planner")
+    decision = rig.filter.propose(chunk, rig.instant)
+    assert switches.proposed(chunk, decision, rig.collect(), rig.controller.state) is None
+    rig.advance(0.04)
+    rig.observe()
+    rig.filter.cycle(rig.instant)
+    output = rig.collect()
+    assert output.motions and switches.cycled("planner", output) is None and switches.cycled(None, output) is None
+    assert "policy, while planner has the robot" in switches.cycled("policy", output) and tally.counts["leaks"] == 1
 
 
 def test_a_block_repeats_bit_by_bit():

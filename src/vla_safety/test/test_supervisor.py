@@ -39,7 +39,7 @@ def seen(supervisor, at, q=HOME, v=None):
         (0, TOLERANCE, 0),
         (0, TOLERANCE + 1, -TOLERANCE - 1),
         (-1, 0, -1),
-        (-1, 3 * TOLERANCE, -1),
+        (-1, 3 * TOLERANCE, -1 - 3 * TOLERANCE),
         (TOLERANCE, -(10**12), 0),
         (TOLERANCE + 1, -(10**12), TOLERANCE + 1),
     ],

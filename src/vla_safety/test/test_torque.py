@@ -8,10 +8,12 @@ import math
 
 import numpy as np
 import pytest
+from rig import Rig
 
-from vla_safety.core.config import TorqueLimits
+from vla_safety.core.config import TorqueLimits, Watchdogs
 from vla_safety.core.dynamics import Momentum
 from vla_safety.core.findings import Finding
+from vla_safety.core.modes import Mode
 from vla_safety.core.observer import MomentumObserver, TorqueMonitor
 from vla_safety.core.watchdogs import Instant
 
@@ -38,7 +40,7 @@ class Feed:
 
     def __call__(self, a=0.0, b=0.0, after=10, names=NAMES, **options):
         self.ms += after
-        now = Instant(0, self.ms * MS)
+        now = Instant(self.ms * MS, self.ms * MS)
         efforts = options.pop("efforts", [9e5, a, b])
         places, speeds = options.pop("q", [0.0] * 3), options.pop("v", [0.0] * 3)
         return self.monitor.receive(options.pop("stamp", self.ms) * MS, names, places, speeds, efforts, now)
@@ -174,3 +176,80 @@ def test_an_observer_that_begins_anew_has_no_past():
     assert found.tolist() == [0.0, 0.0], "momentum counts from here"
     found = observer.update(Momentum(np.array([7.0, 7.0]), np.zeros(2)), np.array([-4.0, 1.0]), 0.01)
     assert found == pytest.approx([2.0, -0.5])
+
+
+# ------------------------------------------------------------------ stamps
+
+LEAD, OLDEST = 125, 500  # ms
+WINDOW = Watchdogs(joint_state_lead=LEAD / 1e3, joint_state_age=OLDEST / 1e3)
+STILL = [0.0, 0.0, 0.0]
+
+
+def taken(monitor, stamp_ms, clock_ms, watch_ms) -> bool:
+    """Whether a joint state counts: whether efforts are fresh after it."""
+    now = Instant(round(clock_ms * MS), watch_ms * MS)
+    assert monitor.receive(round(stamp_ms * MS), NAMES, STILL, STILL, STILL, now) is None
+    return monitor.check(now) is None
+
+
+@pytest.mark.parametrize(
+    ("age", "counts"),
+    [
+        (0, True),
+        (OLDEST, True),
+        (OLDEST + 0.001, False),
+        (3.6e6, False),
+        (-LEAD, True),
+        (-LEAD - 0.001, False),
+        (-3.6e6, False),
+    ],
+)
+def test_i05_the_stamp_of_an_effort_lies_in_a_window_on_both_sides(age, counts):
+    monitor = TorqueMonitor(LIMITS, Still(), NAMES, WINDOW)
+    assert taken(monitor, 10**8 - age, 10**8, 1000) == counts
+    assert taken(monitor, 10**8 + LEAD + 1, 10**8 + LEAD + 1, 2000), "what was refused is in nobody's way"
+
+
+@pytest.mark.parametrize("step", [-3.6e6, -1000, -LEAD - 11, 200, 3.6e6])
+def test_i05_after_a_clock_that_jumped_efforts_count_again_at_once(step):
+    monitor = TorqueMonitor(LIMITS, Still(2.0, 0.5), NAMES, WINDOW)
+    for k in range(20):
+        assert taken(monitor, 10**8 + 10 * k, 10**8 + 10 * k, 10 * k)
+    push, now = monitor.external[0], 10**8 + 200 + step
+    assert push > 0.0
+    assert taken(monitor, now, now, 1000)
+    assert monitor.external.tolist() == [0.0, 0.0], "the estimate begins anew"
+
+
+@pytest.mark.parametrize("odd", ["a joint state of the future", "the clock is set back"])
+def test_i20_who_lost_its_efforts_by_a_clock_comes_back_by_a_reset(odd):
+    """What the reason promises: end the cause, reset, arm."""
+    rig, monitor = Rig(), TorqueMonitor(LIMITS, Still(), NAMES)
+    shift, hour = 0, 3600 * 10**9
+
+    def step(stamp=None):
+        rig.now += 20 * MS
+        now = Instant(rig.now + shift, rig.now)
+        q = rig.controller.state[0]
+        seen = now.clock_ns if stamp is None else stamp
+        rig.filter.observe(seen, rig.filter.verifier.limits.names, q, np.zeros(len(q)), now)
+        rig.filter.report("external_torque", monitor.receive(seen, NAMES, STILL, STILL, STILL, now), now)
+        rig.filter.report("effort", monitor.check(now), now)
+        rig.filter.cycle(now)
+        rig.filter.drain()
+        return now
+
+    for _ in range(10):
+        step()
+    if odd == "the clock is set back":
+        shift = -hour
+        step()
+    else:
+        step(rig.now + hour)
+        for _ in range(10):
+            step(rig.now + hour)  # and nothing else for a while: the watchdog sees it
+    assert rig.filter.mode == Mode.ESTOP
+    for _ in range(50):
+        now = step()
+    answer = rig.filter.reset(now)
+    assert answer.success and rig.filter.arm(now).success, answer.message

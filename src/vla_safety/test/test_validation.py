@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rig import HOME, ROBOT, START, Rig, make_filter, proposal
+from rig import HOME, ROBOT, START, Rig, make_filter, proposal, smooth_chunk
 
 from vla_safety.core.findings import Finding, Verdict
+from vla_safety.core.modes import Mode
 from vla_safety.core.reasons import REASONS
 from vla_safety.core.validation import OVERRIDE, PLANNER, POLICY, Chunk, Form, Proposal, validate
 from vla_safety.core.watchdogs import Instant
@@ -158,6 +159,32 @@ def test_r20_rows_of_the_wrong_length():
     p = good(source="override")
     object.__setattr__(p, "velocities", [[0.0] * N, [], [0.0] * N])
     assert reason(p) == "shape"
+
+
+@pytest.mark.parametrize("rows", ["positions", "velocities", "accelerations"])
+@pytest.mark.parametrize("wrong", ["short", "long", "empty", "fewer", "more"])
+def test_r20_an_override_of_the_wrong_length_takes_nothing_over(rows, wrong):
+    """While the policy moves the robot: its motion goes on, bit by bit, and the mode stays."""
+    rig, undisturbed = Rig(), Rig()
+    for each in (rig, undisturbed):
+        assert each.propose(smooth_chunk(each, HOME + 0.4 * (np.arange(N) == 0), duration=1.2)).points_accepted
+        each.run(0.4)
+    p = smooth_chunk(rig, HOME, duration=1.0, source="override")
+    given = [list(row) for row in getattr(p, rows)]
+    spoilt = {
+        "short": [given[0], given[1][:-1], *given[2:]],
+        "long": [given[0], [*given[1], 0.0], *given[2:]],
+        "empty": [given[0], [], *given[2:]],
+        "fewer": given[:-1],
+        "more": [*given, given[-1]],
+    }[wrong]
+    decision = rig.propose(replace(p, **{rows: spoilt}))
+    assert (decision.verdict, decision.finding.reason) == (Verdict.REFUSED, "shape")
+    for each in (rig, undisturbed):
+        each.run(1.4)
+    assert rig.filter.mode == undisturbed.filter.mode == Mode.ARMED
+    np.testing.assert_array_equal(rig.controller.state, undisturbed.controller.state)
+    assert len(rig.controller.messages) == len(undisturbed.controller.messages)
 
 
 TWO = Form(("a", "b"), "base", 4, 2.0, 1.0, 0.5)

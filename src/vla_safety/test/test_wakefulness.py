@@ -1,9 +1,11 @@
 """A process that slept judges nothing by an old clock."""
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig import MS
 
+from vla_safety.arrivals import age_ns
 from vla_safety.core.wakefulness import DRAIN, Wakefulness
 
 DRAIN_MS = round(DRAIN * 1000)
@@ -47,6 +49,48 @@ def test_i15_a_sleep_counts_from_the_last_look_before_it():
     for t in (1000, 1100, 1500, 1510):
         wake.look(t * MS, t * MS)
     assert wake.age_ns(1505 * MS) == 410 * MS
+
+
+def test_i15_how_long_it_slept_is_known_until_the_queues_are_empty():
+    wake = Wakefulness(0.1)
+    assert wake.slept_ns == 0
+    for t, slept in ((1000, 0), (1100, 0), (1500, 400), (1590, 400), (1680, 400), (1770, 400), (1800, 0), (1850, 0)):
+        wake.look(t * MS, t * MS)
+        assert wake.slept_ns == slept * MS, t
+
+
+def test_i15_work_of_ones_own_is_no_sleep():
+    wake = Wakefulness(0.1)
+    wake.look(0, 0)
+    wake.worked(5000 * MS)
+    assert wake.look(5050 * MS, 5050 * MS) and wake.slept_ns == 0 and wake.age_ns(5050 * MS) == 0
+    assert not wake.look(5151 * MS, 5151 * MS)
+
+
+@pytest.mark.parametrize(
+    ("sent", "received", "age"),
+    [
+        (1000, 1000, 0),
+        (700, 990, 300),
+        (1050, 1000, 0),
+        (1100, 1000, 0),
+        (1101, 1000, -101),
+        (9000, 0, -8000),
+        (0, 0, 0),
+    ],
+)
+def test_i05_a_message_is_as_old_as_its_sender_says_and_one_of_the_future_is_told(sent, received, age):
+    info = {"source_timestamp": sent * MS, "received_timestamp": received * MS}
+    assert age_ns(info, Wakefulness(0.1), 1000 * MS, 77 * MS) == age * MS
+    assert age_ns({}, Wakefulness(0.1), 1000 * MS, 77 * MS) == 0
+
+
+def test_i15_a_message_that_waited_is_as_old_as_the_sleep():
+    wake = Wakefulness(0.1)
+    for t in (0, 5000):
+        wake.look(t * MS, t * MS)
+    info = {"source_timestamp": 9990 * MS, "received_timestamp": 9995 * MS}
+    assert age_ns(info, wake, 10_000 * MS, 5000 * MS) == 5000 * MS
 
 
 def test_a_clock_that_stands_still_keeps_it_waiting():

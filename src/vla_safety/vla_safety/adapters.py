@@ -24,6 +24,7 @@ class Host(Protocol):
     Attributes:
         filter: to be called; None before there is a robot description. After a call `flush` publishes what came out.
         safety: the filter itself, for views.
+        active: the lifecycle state; while it is another one, nothing may be moved.
     """
 
     @property
@@ -31,6 +32,9 @@ class Host(Protocol):
 
     @property
     def safety(self) -> SafetyFilter | None: ...
+
+    @property
+    def active(self) -> bool: ...
 
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **options: Any) -> Any: ...
 
@@ -59,8 +63,13 @@ class Host(Protocol):
         ...
 
     def age_ns(self, info: Mapping[str, int]) -> int:
-        """How late a message may have come, ns (0: in time); to be asked after `instant`. `info` is what rclpy gives to
-        a callback beside the message."""
+        """How old a message is at least, ns; negative: it says that it comes from the future. To be asked after
+        `instant`. `info` is what rclpy gives to a callback beside the message."""
+        ...
+
+    def objection(self, moves: bool = False) -> str:
+        """Why what a person asks for is not done, for people; empty: nothing speaks against it. Whoever asks for a stop
+        is not asked. `moves`: the robot may move for it."""
         ...
 
     def propose(self, convert: Callable[[int, int], Proposal], info: Mapping[str, int]) -> None:
@@ -83,7 +92,8 @@ class Host(Protocol):
         ...
 
     def flush(self, began_ns: int | None = None, judged: Instant | None = None) -> None:
-        """Publishes what the filter wants to be published."""
+        """Publishes what the filter wants to be published. `judged`: the time of the call that made it; what took too
+        long is not sent, and a stop made anew. None: what is sent begins at rest."""
         ...
 
 
@@ -100,7 +110,7 @@ class Adapter:
         """The filter took another setup: `parts.setup`."""
 
     def joint_state(self, message: JointState, now: Instant) -> None:
-        """A joint state came; the filter has seen it."""
+        """A joint state came, and the filter has taken it."""
 
     def check(self, now: Instant) -> None:
         """Called in each cycle, before the filter's."""

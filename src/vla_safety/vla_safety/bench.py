@@ -1,11 +1,15 @@
-"""How long a verdict takes: `python -m vla_safety.bench [--json] [--plot DIR]`.
+"""How long a verdict and a stop take: `python -m vla_safety.bench [--json] [--plot DIR]`.
 
 Measured on chunks of 50 points that the robot of a robot file can execute, with every check on and 20 zones of all
 shapes. One verdict is validation, splicing, verification of the whole chunk with its stop, and the first message with
-its own. `--plot` draws what a verdict costs against the number of zones, bodies and points.
+its own. A stop is measured on a robot in motion, each time from a new motion: from the joint state, or the e-stop
+button, that demands it to the message that the controller gets. What comes before that is not in it: a joint state is
+looked at in the next cycle (`stop_wait_max_ms`), a button at once. `--plot` draws what a verdict costs against the
+number of zones, bodies and points.
 """
 
 import argparse
+import gc
 import platform
 import time
 from collections.abc import Callable
@@ -19,6 +23,7 @@ from vla_contract.robot import Robot, load_robot
 from vla_safety.building import Parts, assemble, first_setup, read_parts
 from vla_safety.core.config import SafetyConfig
 from vla_safety.core.filter import SafetyFilter
+from vla_safety.core.findings import Finding
 from vla_safety.core.motion import NS, Array
 from vla_safety.core.shapes import Sphere
 from vla_safety.core.tools import ToolShape, ToolSpec
@@ -27,6 +32,8 @@ from vla_safety.core.watchdogs import Instant
 from vla_safety.core.zones import SHAPES, ZoneSpec
 
 _POINTS, _ZONES, _DT = 50, 20, 0.02
+_STOPS = 2000  # of each kind: what p99.9 needs
+_ASTRAY = 0.08  # rad between a joint and its command, that no robot may be
 _PERIOD_NS = 20_000_000  # 50 Hz
 _OTHERS_PERIOD = 0.1  # s between collision checks of servoing in MoveIt, by default (collision_check_rate)
 _COUNTS = {"zones": (2, 5, 10, 20, 50, 100), "bodies": (0, 5, 10, 20, 40), "points": (10, 25, 50, 100, 200)}
@@ -94,7 +101,7 @@ def measure(
     if not answer.success:
         raise RuntimeError(answer.message)
     now += NS // 2
-    start, judged, cycled, stopped = now, [], [], []
+    start, judged, cycled = now, [], []
     for k in range(verdicts):
         observe(now)
         proposal = _chunk(home, robot.joints, (now - start) / NS, now, k, points)
@@ -111,17 +118,8 @@ def measure(
             safety.cycle(Instant(now, now))
             cycled.append(time.perf_counter() - began)
         safety.drain()
-    for _ in range(50):
-        observe(now)
-        began = time.perf_counter()
-        safety.estop(Instant(now, now))
-        stopped.append(time.perf_counter() - began)
-        safety.reset(Instant(now, now))
-        safety.arm(Instant(now, now))
-        safety.drain()
-        now += NS // 2
     skipped = min(5, verdicts // 2)
-    verdict, cycle, stop = (np.array(x) * 1e3 for x in (judged[skipped:], cycled[skipped:], stopped))
+    verdict, cycle = (np.array(x) * 1e3 for x in (judged[skipped:], cycled[skipped:]))
     median = float(np.percentile(verdict, 50))
     return {
         "verdict_p50_ms": median,
@@ -129,10 +127,83 @@ def measure(
         "cycle_p50_ms": float(np.percentile(cycle, 50)),
         "cycle_p99_ms": float(np.percentile(cycle, 99)),
         "cpu_share": float(cycle.mean() * 1e-3 / (_PERIOD_NS / NS) + verdict.mean() * 1e-3 / (10 * _PERIOD_NS / NS)),
-        "stop_reaction_p999_ms": float(np.percentile(stop, 99.9)),
         "verdicts_per_check_at_10_hz": _OTHERS_PERIOD * 1e3 / median,
         "checks_at_10_hz_per_chunk": points * _DT / _OTHERS_PERIOD,
     }
+
+
+def reactions(robot: Robot, stops: int = _STOPS, zones: int = _ZONES) -> dict[str, float]:
+    """ms from what demands a stop to the message of that stop, over `stops` motions for a joint state and as many for
+    the e-stop button, with `zones` in all; `…_work_…` is the processor's time for it, which other work does not spoil.
+
+    Raises:
+        RuntimeError: when the robot was not in motion, or was not stopped for that reason.
+    """
+    from vla_safety.messages import motion_msg
+
+    parts = read_parts(robot)
+    safety, rng, now = _filter(parts, add_zones(parts.config, zones)), np.random.default_rng(0), NS
+    home, period = np.array(robot.home), round(safety.config.cycle.period * NS)
+    moved = np.array([name in robot.arm_joints for name in robot.joints], dtype=float)
+    observe = _observer(safety, robot, home)
+    took: dict[str, list[tuple[float, float]]] = {"tracking_error": [], "estop_input": []}
+    gc.collect()
+    gc.freeze()  # as the node does before it is active
+    for k in range(2 * stops):
+        observe(now)
+        safety.cycle(Instant(now, now))
+        for answer in (safety.reset(Instant(now, now)), safety.arm(Instant(now, now))):
+            if not answer.success:
+                raise RuntimeError(answer.message)
+        now += NS // 2
+        observe(now)
+        goal = home + (-1) ** (k // 2) * rng.uniform(0.05, 0.15, len(home)) * moved
+        decision = safety.propose(_swing(safety, robot, goal, now, k), Instant(now, now))
+        if decision.points_accepted == 0 and decision.speed_scale == 1:
+            raise RuntimeError(f"motion {k} was refused, so there is nothing to stop: {decision.finding}")
+        for _ in range(int(rng.integers(6, 11))):
+            now += period
+            observe(now)
+            safety.cycle(Instant(now, now))
+        safety.drain()
+        now += period
+        state = safety.committed.state(now) if safety.committed is not None else None
+        if state is None or safety.plan is None or not np.abs(state.velocity).max() > 0.05:
+            raise RuntimeError(f"the robot is not in motion before stop {k}, which is no measure of a reaction")
+        reason = tuple(took)[k % 2]
+        astray, velocity = (state.position + _ASTRAY * (np.arange(len(home)) == 0)).tolist(), state.velocity.tolist()
+        began, began_work = time.perf_counter(), time.thread_time()
+        if reason == "tracking_error":
+            safety.observe(now, robot.joints, astray, velocity, Instant(now, now))
+            safety.cycle(Instant(now, now))
+        else:
+            safety.report("estop_input", Finding("estop_input", "button"), Instant(now, now))
+        messages = [motion_msg(motion, robot.joints) for motion in safety.drain().motions]
+        took[reason].append((time.perf_counter() - began, time.thread_time() - began_work))
+        if not messages or safety.finding is None or safety.finding.reason != reason:
+            raise RuntimeError(f"no stop for {reason} after {k} stops, but {safety.finding}")
+        safety.report("estop_input", None, Instant(now, now))
+        now += NS
+    gc.unfreeze()
+    figures = {"stop_wait_max_ms": period * 1e3 / NS, "stops": 2.0 * stops}
+    for name, reason in (("stop", "tracking_error"), ("button", "estop_input")):
+        passed, worked = np.array(took[reason]).T * 1e3
+        figures[f"{name}_reaction_p50_ms"] = float(np.percentile(passed, 50))
+        figures[f"{name}_reaction_p999_ms"] = float(np.percentile(passed, 99.9))
+        figures[f"{name}_work_p999_ms"] = float(np.percentile(worked, 99.9))
+    return figures
+
+
+def _swing(safety: SafetyFilter, robot: Robot, goal: Array, now: int, sequence: int) -> Proposal:
+    """From rest where the robot is commanded to be to rest at `goal` (n,), within 0.8 s."""
+    assert safety.committed is not None
+    start = safety.committed.state(now).position
+    u, duration = np.linspace(0, 1, _POINTS)[:, None], 0.8
+    q = start + (10 * u**3 - 15 * u**4 + 6 * u**5) * (goal - start)
+    v = 30 * (u * (1 - u)) ** 2 * (goal - start) / duration
+    a = 60 * u * (1 - u) * (1 - 2 * u) * (goal - start) / duration**2
+    times = [round((0.1 + duration * x) * NS) for x in u[:, 0]]
+    return Proposal(POLICY, sequence, now, "", robot.joints, times, q.tolist(), v.tolist(), a.tolist(), _POINTS, now)
 
 
 def _filter(parts: Parts, config: SafetyConfig) -> SafetyFilter:
@@ -197,10 +268,12 @@ def plot(robot: Robot, folder: str | Path, verdicts: int = 40) -> Path:
     return path
 
 
-def main(json: bool = False, robot: str | Path = "", verdicts: int = 200, plot_into: str = "") -> dict[str, float]:
+def main(
+    json: bool = False, robot: str | Path = "", verdicts: int = 200, plot_into: str = "", stops: int = _STOPS
+) -> dict[str, float]:
     """Measures, prints, and returns the figures."""
     loaded = load_robot(robot or default_robot())
-    result = measure(loaded, verdicts)
+    result = {**measure(loaded, verdicts), **reactions(loaded, stops)}
     if plot_into:
         print(f"drawn: {plot(loaded, plot_into)}")
     if json:
@@ -217,6 +290,7 @@ if __name__ == "__main__":
     parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
     parser.add_argument("--robot", default="", help="robot file")
     parser.add_argument("--verdicts", type=int, default=200)
+    parser.add_argument("--stops", type=int, default=_STOPS, help="of each kind")
     parser.add_argument("--plot", default="", metavar="DIR", help="draws cost against zones, bodies and points there")
     options = parser.parse_args()
-    main(options.json, options.robot, options.verdicts, options.plot)
+    main(options.json, options.robot, options.verdicts, options.plot, options.stops)

@@ -85,11 +85,15 @@ class Forces(Adapter):
         if self._contact is None:
             return
         now, f, t = self.host.instant(), message.wrench.force, message.wrench.torque
-        finding = self._contact.receive((f.x, f.y, f.z), (t.x, t.y, t.z), now, message.header.frame_id)
+        stamp, frame = to_ns(message.header.stamp), message.header.frame_id
+        finding = self._contact.receive((f.x, f.y, f.z), (t.x, t.y, t.z), now, frame, stamp)
         self.host.tell("contact", finding, now)
 
     def _set_tool(self, request: SetTool.Request, response: SetTool.Response) -> SetTool.Response:
         wanted = f"{request.tool or 'none'}/{request.payload or 'none'}"
+        if why := self.host.objection():
+            response.success, response.message = False, why
+            return response
         answer = self.host.reconfigure(Finding("tool", wanted), tool=request.tool, payload=request.payload)
         response.success, response.message = answer.success, f"tool and payload {wanted}: {answer.message}"
         setup = None if self._parts is None else self._parts.setup

@@ -56,5 +56,7 @@ def make_monitors(parts: Parts) -> tuple[ContactMonitor | None, TorqueMonitor | 
     dynamics = dynamics_of(parts, parts.setup)
     return (
         None if contact is None else ContactMonitor(contact, weight_of(parts, parts.setup)),
-        None if torque is None or dynamics is None else TorqueMonitor(torque, dynamics, parts.robot.joints),
+        None
+        if torque is None or dynamics is None
+        else TorqueMonitor(torque, dynamics, parts.robot.joints, parts.config.watchdogs),
     )

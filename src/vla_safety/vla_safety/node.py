@@ -10,8 +10,7 @@ from typing import Any
 from rclpy.clock import Clock, ClockType
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Bool, String
-from std_srvs.srv import Trigger
+from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 from vla_msgs.msg import ActionChunk, SafetyDecision
 
@@ -21,6 +20,7 @@ from vla_node_base.conversions import to_ns
 from vla_node_base.lockstep import Lockstep
 from vla_node_base.node import VlaNode, run
 from vla_node_base.qos import COMMAND, EVENT, LATCHED, SENSOR
+from vla_safety import arrivals
 from vla_safety.adapters import Adapter
 from vla_safety.building import Parts, assemble, carrying_as_before, make_verifier, read_parts
 from vla_safety.controller import Controller
@@ -28,7 +28,8 @@ from vla_safety.core.audit import AuditLog
 from vla_safety.core.filter import SafetyFilter
 from vla_safety.core.findings import Finding, Verdict
 from vla_safety.core.latch import CarriedFile, LatchFile
-from vla_safety.core.modes import ENABLED, Mode
+from vla_safety.core.modes import Mode
+from vla_safety.core.motion import nanoseconds, seconds
 from vla_safety.core.records import Answer, refusal
 from vla_safety.core.supervision import is_news
 from vla_safety.core.validation import Proposal
@@ -40,6 +41,7 @@ from vla_safety.inputs import EstopInput
 from vla_safety.integrity import Integrity, rule_files
 from vla_safety.messages import decision_msg, motion_msg, proposal_from_chunk
 from vla_safety.parameters import Parameters
+from vla_safety.people import People
 from vla_safety.planning_scene import PlanningScene
 from vla_safety.recording import RecordedFilter
 from vla_safety.reduced import ReducedSpeed
@@ -51,13 +53,16 @@ Called = SafetyFilter | RecordedFilter
 _STATE_PERIOD = 0.1  # s
 _SLOW_PERIOD = 0.5
 _REPORT_PERIOD = 1.0
-_LATE = 300_000_000  # ns; sooner, what has no stamp is meant for now
 _LOOK_PERIOD = 0.02  # on the steady clock, under simulated time
 _LONGEST_SLEEP, _LONGEST_SLEEP_IN_LOCKSTEP = 0.1, 2.0  # in lockstep the simulator's clock waits for the filter
+_NO_FILTER = "no robot description yet"
 
 
 class SafetyNode(VlaNode):
     """The only publisher on the controller's topic.
+
+    It supervises from the configuration (or the robot's description, if that comes later) to the clean-up, which is
+    refused while a commanded motion is not over; only while it is active anything may be moved.
 
     `_filter` is what is called (and recorded, if it is), `_safety` the filter itself, for views.
     """
@@ -75,7 +80,6 @@ class SafetyNode(VlaNode):
         self._adapters: list[Adapter] = []
         self._awake = True
         self._timers_made: list[Timer] = []
-        self._shown: tuple[object, ...] = ()
         self._told: dict[str, Finding] = {}
 
     # -- lifecycle
@@ -103,13 +107,12 @@ class SafetyNode(VlaNode):
             None if params.shadow else self.create_publisher(JointTrajectory, robot.controller.topic, COMMAND)
         )
         self._decisions = self.create_publisher(SafetyDecision, "~/decision", EVENT)
-        self._hardware_stop = self.create_publisher(Bool, "~/hardware_stop", LATCHED)
-        self._hardware_stop.publish(Bool(data=False))
         self._adapters = [
             *([] if params.shadow else [Controller(self, robot)]),
             EstopInput(self),
             Forces(self, robot, self._carried),
             Sources(self),
+            People(self, self._arm, self._reload),
             ReducedSpeed(self, self._carried),
             ControllerSwitch(self, robot, switch_type()),
             Integrity(self, rule_files(robot, params.safety)),
@@ -118,33 +121,35 @@ class SafetyNode(VlaNode):
             self._adapters.append(PlanningScene(self, params.planning_scene, robot.base_frame))
         if params.description_topic:
             self.create_subscription(String, params.description_topic, self._on_description, LATCHED)
-        else:
-            self._build("")
         self.create_subscription(JointState, robot.joint_states.topic, self._on_joint_state, SENSOR)
         self.create_subscription(ActionChunk, "vla_policy/chunk", self._on_chunk, COMMAND)
-        for name, act in (
-            ("arm", self._arm),
-            ("disarm", lambda called, now: called.disarm(now)),
-            ("estop", lambda called, now: called.estop(now)),
-            ("reset", lambda called, now: called.reset(now)),
-            ("reload", self._reload),
-        ):
-            self.create_service(Trigger, f"~/{name}", self._service(name, act))
-
-    def activate(self) -> None:
-        if self._filter is not None:
+        if not params.description_topic:
+            self._build("")
             self._start()
 
+    def activate(self) -> None:
+        if self._safety is not None:
+            self._views.show(self._safety)  # whoever sees it may send
+
     def deactivate(self) -> None:
-        if self._filter is not None and self._safety is not None and self._safety.mode in ENABLED:
-            self._filter.disarm(self.instant(), "deactivation")
-            self.flush()
-        for timer in self._timers_made:
-            self.destroy_timer(timer)
-        self._timers_made = []
+        if self._filter is not None:
+            now = self.instant()
+            self._filter.disarm(now, "deactivation")
+            self.flush(judged=now)
+
+    def busy(self) -> str:
+        safety = self._safety
+        if safety is None or safety.shadow or safety.committed is None:
+            return ""
+        watched_until = safety.committed.end + nanoseconds(safety.config.watchdogs.stop_grace)
+        left = seconds(watched_until - self.now_ns())
+        return f"the commanded motion is watched for {left:.2f} s yet; try again after that" if left > 0 else ""
 
     def cleanup(self) -> None:
-        self._filter = self._safety = None
+        for timer in self._timers_made:
+            self.destroy_timer(timer)
+        self._timers_made, self._adapters = [], []
+        self._filter = self._safety = self._parts = self._memory = self._carried = None
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -152,8 +157,9 @@ class SafetyNode(VlaNode):
     def on_callback_error(self, error: Exception) -> None:
         """What cannot be understood is stopped: the process lives on, latched, so that people can ask it why."""
         if self._filter is not None:
-            self._filter.estop(self.instant(), f"error: {type(error).__name__}")
-            self.flush()
+            now = self.instant()
+            self._filter.estop(now, f"error: {type(error).__name__}")
+            self.flush(judged=now)
 
     def _build(self, urdf: str) -> None:
         """Makes the filter anew from its files; the old one stays when one of them is wrong."""
@@ -186,7 +192,6 @@ class SafetyNode(VlaNode):
         if self.sim_time:
             steady = Clock(clock_type=ClockType.STEADY_TIME)
             self._timers_made.append(self.create_timer(_LOOK_PERIOD, self.instant, clock=steady))
-        self._publish_state()
         self.get_logger().info(
             f"filter ready for '{self._robot.name}': {len(self._robot.joints)} joints, "
             f"zones {', '.join(z.name for z in self._safety.config.zones) or 'none'}; {self._safety.mode.name}"
@@ -212,9 +217,9 @@ class SafetyNode(VlaNode):
             now = self.instant()
             if not self._awake:
                 return
-            self._filter.observe(stamp, message.name, message.position, message.velocity, now)
-            for adapter in self._adapters:
-                adapter.joint_state(message, now)
+            if self._filter.observe(stamp, message.name, message.position, message.velocity, now) is None:
+                for adapter in self._adapters:
+                    adapter.joint_state(message, now)
 
     def _on_chunk(self, message: ActionChunk, info: Mapping[str, int]) -> None:
         self.propose(lambda now_ns, limit: proposal_from_chunk(message, now_ns, limit), info)
@@ -242,25 +247,32 @@ class SafetyNode(VlaNode):
         if self._filter is None or self._safety is None:
             return
         began, now = time.monotonic_ns(), self.instant()
-        if not self._awake:
-            self.get_logger().warning("this process slept: proposals wait for a fresh clock", throttle_duration_sec=1.0)
+        if not self._awake or not self.active:
+            why = "this process slept: proposals wait for a fresh clock" if self.active else "the node is not active"
+            self.get_logger().warning(f"a proposal is not looked at: {why}", throttle_duration_sec=1.0)
             return
         proposal = convert(now.clock_ns, self._safety.config.proposals.max_points)
-        if proposal.stamp_ns == 0 and (age := self.age_ns(info)):
+        if proposal.stamp_ns == 0 and not 0 <= (age := self.age_ns(info)) < arrivals.LATE_NS:
             proposal = replace(proposal, stamp_ns=now.clock_ns - age)
         self._filter.propose(proposal, now)
         self.flush(began, now)
 
     def age_ns(self, info: Mapping[str, int]) -> int:
-        """How late a message may have come, ns (0: in time); to be asked after `instant`.
+        """How old a message is at least, ns; negative: it says that it comes from the future. To be asked after
+        `instant`."""
+        return arrivals.age_ns(info, self._wakefulness, time.time_ns(), time.monotonic_ns())
 
-        What the middleware has to send again can come seconds late, and what waited while this process slept as late as
-        that. Both stamps are of the wall clock; a middleware that does not know one gives 0 or less.
-        """
-        wall, sent, received = time.time_ns(), info.get("source_timestamp", 0), info.get("received_timestamp", 0)
-        waited = max(0, wall - received) if received > 0 else 0
-        age = max(self._wakefulness.age_ns(time.monotonic_ns() - waited), wall - sent if sent > 0 else 0)
-        return age if age >= _LATE else 0
+    def objection(self, moves: bool = False) -> str:
+        """Why what a person asks for is not done, for people; empty: nothing speaks against it. To be asked after
+        `instant`. `moves`: the robot may move for it."""
+        if self._filter is None:
+            return _NO_FILTER
+        if moves and not self.active:
+            return f"the node is not active; activate it: ros2 lifecycle set {self.get_fully_qualified_name()} activate"
+        slept = self._wakefulness.slept_ns
+        if not self._awake or slept >= arrivals.LATE_NS:
+            return f"this process slept ({seconds(slept):.1f} s), and this may have been asked before; ask again"
+        return ""
 
     def tell(self, cause: str, finding: Finding | None, now: Instant) -> None:
         """Reports a cause to the filter when it appears or goes, or when a touch has become harder or softer."""
@@ -271,7 +283,7 @@ class SafetyNode(VlaNode):
         else:
             self._told[cause] = finding
         self._filter.report(cause, finding, now)
-        self.flush()
+        self.flush(judged=now)
 
     def against(self, now: Instant) -> Finding | None:
         """What any adapter has against moving the robot."""
@@ -280,14 +292,15 @@ class SafetyNode(VlaNode):
     def reconfigure(self, finding: Finding, **changes: Any) -> Answer:
         """Asks the filter for another setup; the old one stays when it refuses."""
         if self._filter is None or self._parts is None:
-            return Answer(False, "no robot description yet")
+            return Answer(False, _NO_FILTER)
         setup = self._parts.setup.model_copy(update=changes)
         try:
             verifier = make_verifier(self._parts, setup)
         except ConfigError as error:
             return Answer(False, f"refused, the old setup stays: {error}")
-        answer = self._filter.reconfigure(verifier, self.instant(), finding=finding, setup=setup)
-        self.flush()
+        now = self.instant()
+        answer = self._filter.reconfigure(verifier, now, finding=finding, setup=setup)
+        self.flush(judged=now)
         if answer.success:
             self._parts = replace(self._parts, setup=setup)
             for adapter in self._adapters:
@@ -317,19 +330,6 @@ class SafetyNode(VlaNode):
 
     # -- people
 
-    def _service(self, name: str, act: Callable[[Called, Instant], Answer]) -> Callable[..., Trigger.Response]:
-        def serve(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-            if self._filter is None:
-                response.success, response.message = False, "no robot description yet"
-                return response
-            answer = act(self._filter, self.instant())
-            self.flush()
-            response.success, response.message = answer.success, answer.message
-            self.get_logger().info(f"{name}: {answer.message}")
-            return response
-
-        return serve
-
     def _arm(self, called: Called, now: Instant) -> Answer:
         assert self._safety is not None
         if self._safety.mode == Mode.DISARMED:
@@ -350,16 +350,19 @@ class SafetyNode(VlaNode):
             self._build(self._urdf)
         except VlaError as error:
             return Answer(False, f"refused, the old zones stay: {error}")
+        finally:
+            self._wakefulness.worked(time.monotonic_ns())
         return Answer(True, f"zones {', '.join(z.name for z in self._safety.config.zones) or 'none'}")
 
     # -- outputs
 
     def flush(self, began_ns: int | None = None, judged: Instant | None = None) -> None:
-        """Publishes what the filter wants to be published: commands first. `judged`: the time it was judged for."""
+        """Publishes what the filter wants to be published: commands first. `judged`: the time of the call that made it;
+        what took too long is not sent, and a stop made anew. None: what is sent begins at rest."""
         assert self._filter is not None and self._safety is not None
         if judged is not None and self._filter.pending:
             now = self.instant()
-            if (now.clock_ns - judged.clock_ns) * 1e-9 > self._safety.config.cycle.lead / 2:
+            if seconds(now.clock_ns - judged.clock_ns) > self._safety.config.cycle.lead / 2:
                 self._filter.retract(now)
         output = self._filter.drain()
         if self._commands is not None:
@@ -379,12 +382,7 @@ class SafetyNode(VlaNode):
             self._filter.settle()  # what the controller waits for has left
             if self._filter.pending:  # the record failed: the stop goes out at once
                 self.flush()
-        shown = (self._safety.mode, self._safety.finding, self._safety.escalated)
-        if shown != self._shown:
-            if self._safety.escalated != (self._shown[2:] == (True,)):
-                self._hardware_stop.publish(Bool(data=self._safety.escalated))
-            self._shown = shown
-            self._publish_state()
+        self._views.show(self._safety)
 
     def _publish_state(self) -> None:
         assert self._safety is not None

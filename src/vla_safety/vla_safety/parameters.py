@@ -24,7 +24,10 @@ class Parameters:
         64.0, "size of a file, above which a record goes on in a next one", unit="MB", low=0.1
     )
     audit_keep: float = parameter(
-        0.0, "size of all records, above which the oldest files are deleted; 0: none are", unit="MB", low=0.0
+        0.0,
+        "size of this robot's records, above which its oldest files that nobody writes are deleted; 0: none are",
+        unit="MB",
+        low=0.0,
     )
     planning_scene: str = parameter(
         "", "topic of MoveIt's scene whose objects are obstacles, e.g. /monitored_planning_scene; empty: none"

@@ -1,13 +1,17 @@
 """Obstacles from MoveIt's planning scene, as keep-out zones, where `moveit_msgs` is installed.
 
-The scene is asked for as a whole once, then followed by its diffs. What cannot be judged (planes, prisms, octomaps,
+The scene is asked for as a whole, then followed by its diffs. No order of both loses an obstacle: the answer is a
+picture of any moment after the question, so what was heard since the question is applied to it again, and an answer to
+an older question does not count. Messages are counted: when one is missing the whole scene is asked for again, and the
+robot stays stopped until it came. What cannot be judged (planes, prisms, octomaps,
 frames that the robot does not have) is refused by name, and the robot stays stopped until the scene can be used: an
 obstacle that is left out would be one that is driven into. Pairs that the scene's allowed collision matrix lets touch
 may touch.
 """
 
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +30,11 @@ from vla_safety.core.zones import ZoneSpec
 
 _SERVICE = "get_planning_scene"
 _RETRY = 1.0  # s
+_PATIENCE = 10.0  # s for an answer
+_REFRESH = 5.0  # s between questions while messages cannot be counted, so that a missing one would not be noticed
+_DEPTH = 100  # of the queue; move_group keeps as many
+_NUMBER = "publication_sequence_number"  # in a message's info: by publisher, without gaps; None: not known
+_MISSED = "messages of its topic were missed; the whole scene is asked for again"
 _ADD, _REMOVE, _APPEND, _MOVE = 0, 1, 2, 3  # moveit_msgs/CollisionObject
 _COMPONENTS = 2 | 4 | 8 | 16 | 64 | 128  # moveit_msgs/PlanningSceneComponents: state with attached, names, geometry, …
 
@@ -45,6 +54,25 @@ class SceneObjects:
     _zones: dict[str, list[ZoneSpec]] = field(default_factory=dict)
     _poses: dict[str, tuple[Array, Array]] = field(default_factory=dict)
     _allowed: dict[str, set[str]] = field(default_factory=dict)
+    _since: list[Any] | None = None  # heard since a whole scene was asked for; None: none is
+
+    def asked(self) -> None:
+        """A whole scene is asked for now; of an older question nothing is known any more."""
+        self._since = []
+
+    def answered(self, scene: Any) -> None:
+        """The answer to the last question. What was heard since may be older or newer than it; all of it holds.
+
+        Raises:
+            ConfigError: as `update`.
+        """
+        since, self._since = self._since or [], None
+        for each in (scene, *since):
+            self.update(each)
+
+    def missed(self) -> None:
+        """Something was not heard: nothing is known until a whole scene comes that is asked for from now on."""
+        self.known, self._since = False, None
 
     def update(self, scene: Any) -> None:
         """Takes a moveit_msgs/PlanningScene; diffs only on top of a whole one. When it raises, a whole one is needed.
@@ -52,6 +80,8 @@ class SceneObjects:
         Raises:
             ConfigError: naming the object that cannot be a zone, and why.
         """
+        if self._since is not None:
+            self._since.append(scene)
         if scene.is_diff and not self.known:
             return
         self.known = False
@@ -233,7 +263,7 @@ class PlanningScene(Adapter):
         self._request.components.components = _COMPONENTS
         self._client = host.create_client(GetPlanningScene, _SERVICE)
         self._begin(base)
-        host.create_subscription(Message, topic, self.receive, 10)
+        host.create_subscription(Message, topic, self.receive, _DEPTH)
 
     def _begin(self, base: str) -> None:
         self._objects = SceneObjects(base, ())
@@ -241,23 +271,26 @@ class PlanningScene(Adapter):
         self._unusable = "no whole scene yet"
         self._refused = ""
         self._tried_ns: int | None = None
+        self._asked: Any = None  # the answer that is waited for
+        self._asked_ns: int | None = None
+        self._number: int | None = None  # of the newest message
+        self._doubted = False
         self._warned: set[str] = set()
 
     def rebuilt(self, parts: Parts) -> None:
         self._objects.links = describe(parts, parts.setup).links
         self._taken = parts.setup.obstacles
 
-    def receive(self, scene: Any) -> None:
-        """Takes a scene or a diff."""
-        try:
-            self._objects.update(scene)
-            self._unusable = "" if self._objects.known else self._unusable
-        except ConfigError as error:
-            if str(error) != self._unusable:
-                self.host.get_logger().error(f"the planning scene is refused: {error}")
-            self._unusable = str(error)
-        self._warn(attached(scene))
-        self._take()
+    def receive(self, scene: Any, info: Mapping[str, int | None]) -> None:
+        """Takes a scene or a diff; `info` is what rclpy gives beside it."""
+        before, self._number = self._number, info.get(_NUMBER)
+        if before is None and self._number is not None:
+            self._doubted = True  # whether any were missed before the first that was heard, no number says
+        elif before is not None and self._number != before + 1:
+            self._objects.missed()
+            self._forget()
+            self._asked_ns, self._unusable = None, _MISSED
+        self._update(self._objects.update, scene)
 
     def check(self, now: Instant) -> None:
         """Asks for the whole scene until it can be used, and tries again what the filter refused."""
@@ -265,10 +298,49 @@ class PlanningScene(Adapter):
             self._tried_ns = now.watch_ns
             if self._objects.known:
                 self._take()
-            elif self._client.service_is_ready():
-                answered = self.host.guarded(lambda future: self.receive(future.result().scene))
-                self._client.call_async(self._request).add_done_callback(answered)
+        waited = math.inf if self._asked_ns is None else (now.watch_ns - self._asked_ns) * 1e-9
+        if waited >= self._patience and self._client.service_is_ready():
+            self._ask(now)
         self._tell(now)
+
+    @property
+    def _patience(self) -> float:
+        """s from one question to the next."""
+        if self._asked is not None:
+            return _PATIENCE
+        if not self._objects.known or self._doubted:
+            return _RETRY
+        return _REFRESH if self._number is None else math.inf
+
+    def _ask(self, now: Instant) -> None:
+        self._forget()
+        self._doubted = False
+        self._objects.asked()
+        self._asked, self._asked_ns = self._client.call_async(self._request), now.watch_ns
+        self._asked.add_done_callback(self.host.guarded(self._answer))
+
+    def _forget(self) -> None:
+        """The answer that is waited for does not count any more."""
+        if self._asked is not None:
+            self._client.remove_pending_request(self._asked)
+        self._asked = None
+
+    def _answer(self, future: Any) -> None:
+        if future is not self._asked:
+            return
+        self._asked = None
+        self._update(self._objects.answered, future.result().scene)
+
+    def _update(self, update: Callable[[Any], None], scene: Any) -> None:
+        try:
+            update(scene)
+            self._unusable = "" if self._objects.known else self._unusable
+        except ConfigError as error:
+            if str(error) != self._unusable:
+                self.host.get_logger().error(f"the planning scene is refused: {error}")
+            self._unusable = str(error)
+        self._warn(attached(scene))
+        self._take()
 
     def _take(self) -> None:
         """Makes the obstacles those of the scene."""

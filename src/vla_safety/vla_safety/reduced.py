@@ -34,6 +34,9 @@ class ReducedSpeed(Adapter):
 
     def _switch(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         wanted = "on" if request.data else "off"
+        if not request.data and (why := self.host.objection()):
+            response.success, response.message = False, why
+            return response
         answer = self.host.reconfigure(Finding("reduced", wanted), reduced=bool(request.data))
         response.success, response.message = answer.success, f"reduced speed {wanted}: {answer.message}"
         if answer.success and self._parts is not None and self._memory is not None:

@@ -1,6 +1,7 @@
 """People and planners at the node: trajectories that take the robot over, the dead-man signal, the way back."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
@@ -35,17 +36,20 @@ class Sources(Adapter):
         host = self.host
         if host.filter is None or host.safety is None:
             return
-        now = host.instant()
-        if message.data and host.age_ns(info) * 1e-9 > host.safety.config.watchdogs.deadman:
-            return  # held when it was sent; whether it still is, the next one says
-        host.filter.deadman(bool(message.data), now)
-        host.flush()
+        now, since = host.instant(), 0
+        if message.data:
+            since = host.age_ns(info)
+            if not 0 <= since * 1e-9 <= host.safety.config.watchdogs.deadman or not host.active:
+                return  # held when it was sent; whether it still is, the next one says
+        # Silence counts from when it was sent. A switch that was let go stops at once, however late that is heard.
+        host.filter.deadman(bool(message.data), replace(now, watch_ns=now.watch_ns - since))
+        host.flush(judged=now)
 
     def _retreat(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        if self.host.filter is None:
-            response.success, response.message = False, "no robot description yet"
-            return response
         now = self.host.instant()
+        if (why := self.host.objection(moves=True)) or self.host.filter is None:
+            response.success, response.message = False, why
+            return response
         finding = self.host.against(now)
         answer = refusal(finding) if finding is not None else self.host.filter.retreat(now)
         self.host.flush()

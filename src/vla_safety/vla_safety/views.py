@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 
+from std_msgs.msg import Bool
 from visualization_msgs.msg import MarkerArray
 from vla_msgs.msg import SafetyState
 
@@ -36,9 +37,20 @@ class Views:
         self._diagnostics = Diagnostics(node)
         self._states = node.create_publisher(SafetyState, "~/state", LATCHED)
         self._markers = node.create_publisher(MarkerArray, "~/markers", LATCHED)
+        self._hardware_stop = node.create_publisher(Bool, "~/hardware_stop", LATCHED)
+        self._shown: tuple[Mode, Finding | None, bool] | None = None
         self._violation: Finding | None = None
         self.busy_ns = self.cycles = 0
         self._reported_ns = time.monotonic_ns()
+
+    def show(self, safety: SafetyFilter) -> None:
+        """What changed of mode, finding and escalation: `~/state`, and `~/hardware_stop`. The drives are told nothing
+        before there is a filter: who starts again must not release what its forerunner stopped."""
+        before, self._shown = self._shown, (safety.mode, safety.finding, safety.escalated)
+        if before is None or before[2] != safety.escalated:
+            self._hardware_stop.publish(Bool(data=safety.escalated))
+        if before != self._shown:
+            self.publish_state(safety)
 
     def publish_state(self, safety: SafetyFilter) -> None:
         """`~/state`"""

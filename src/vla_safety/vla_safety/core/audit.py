@@ -8,11 +8,17 @@ loses none but the one in hand.
 
 A record that grows beyond a size goes on in a next file (`NAME.part00001.jsonl`), whose first line names the file
 before and its newest hash: one chain through all of them.
+
+Old files are deleted by one rule: only those of the same robot, by their names, and only of records that nobody writes.
+Who writes a file holds a lock on it, which ends with the process however that ends.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +27,9 @@ from typing import Any
 from vla_contract.errors import VlaError
 
 _START = "0" * 64
+# The node names a record by its robot and when it was begun; a file's name is that and the number of the part.
+_PART = r"(?:\.part\d{5,})?"
+_BEGUN = r"-\d{8}T\d{6}\.\d{6}"
 CONTINUED = "continued"  # kind of the first record of a file that goes on from another
 
 
@@ -32,10 +41,11 @@ class AuditLog:
     """Writes one record.
 
     Args:
-        path: its first file.
+        path: its first file, `ROBOT-YYYYmmddTHHMMSS.ffffff.jsonl` if older records of the robot shall be known by it.
         part_bytes: size from which it goes on in a next file; 0: never.
-        keep_bytes: size of all records in the folder, above which the oldest files are deleted when a file is begun;
-            the one that is written never is. 0: nothing is deleted.
+        keep_bytes: size of all records of this robot in the folder, above which their oldest files are deleted when a
+            file is begun; never the one that is written, nor any of a record that another process writes.
+            0: nothing is deleted.
 
     Raises:
         AuditError: when the file exists already or cannot be made.
@@ -83,41 +93,74 @@ class AuditLog:
             raise AuditError(
                 f"audit file '{self.path}' cannot be made: {error.strerror}; choose another folder"
             ) from error
+        _lock(file)
         self._make_room()
         return file
 
     def _next_part(self) -> None:
-        before = self.path
-        try:
-            self.close()
-        except OSError as error:
-            raise AuditError(f"audit file '{before}': {error.strerror}") from error
+        before, file = self.path, self._file
         self._part += 1
         self._size = 0
         self.path = self._first.with_name(f"{self._first.stem}.part{self._part:05}{self._first.suffix}")
-        self._file = self._open()
+        self._file = self._open()  # before the other is closed: of a record that is written one file is always locked
+        try:
+            _finish(file)
+        except OSError as error:
+            raise AuditError(f"audit file '{before}': {error.strerror}") from error
         self._append(CONTINUED, {"after": before.name, "head": self.head})
 
     def _make_room(self) -> None:
         """Deletes the oldest files. One that cannot be deleted stays: a full disk stops the robot, this does not."""
         if not self._keep_bytes:
             return
+        suffix, mine = self._first.suffix, self._first.stem
+        robot = re.sub(f"{_BEGUN}$", "", mine)
+        own = re.compile(f"(?P<record>{re.escape(robot)}(?:{_BEGUN})?){_PART}{re.escape(suffix)}")
         try:
-            others = [p for p in self.path.parent.glob(f"*{self._first.suffix}") if p != self.path]
-            sizes = {p: p.stat() for p in others}
-            total = sum(stat.st_size for stat in sizes.values())
-            for path in sorted(others, key=lambda p: (sizes[p].st_mtime_ns, p.name)):
+            named = {p: found["record"] for p in self.path.parent.iterdir() if (found := own.fullmatch(p.name))}
+            stats = {p: p.stat() for p in named if p != self.path}
+            busy = {named[p] for p in stats if named[p] != mine and not _closed(p)}
+            total = sum(stat.st_size for stat in stats.values())
+            for path in sorted(stats, key=lambda p: (stats[p].st_mtime_ns, p.name)):
                 if total <= self._keep_bytes:
                     return
+                # An empty one may just have been made, and not be locked yet; nothing is gained by deleting it.
+                if named[path] in busy or stats[path].st_size == 0:
+                    continue
                 path.unlink()
-                total -= sizes[path].st_size
+                total -= stats[path].st_size
         except OSError:
             return
 
     def close(self) -> None:
         """Through to the disk."""
-        os.fsync(self._file)
-        os.close(self._file)
+        _finish(self._file)
+
+
+def _finish(file: int) -> None:
+    """Through to the disk, whatever becomes of that closed."""
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _lock(file: int) -> None:
+    """Says that this file is written. Where files cannot be locked none counts as closed, and others' stay."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _closed(path: Path) -> bool:
+    """Whether nobody writes a file any more."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(file)
+    return True
 
 
 def chain(previous: str, body: str) -> str:

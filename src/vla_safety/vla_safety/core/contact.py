@@ -82,6 +82,7 @@ class ContactMonitor:
         self._zero: Array = np.zeros(6)
         self._newest: Array | None = None
         self._heard: int | None = None
+        self._stamp_ns: int | None = None
         self._above = 0
         self._finding: Finding | None = None
 
@@ -119,18 +120,30 @@ class ContactMonitor:
         return "contact_force", push, force
 
     def receive(
-        self, force: tuple[float, float, float], torque: tuple[float, float, float], now: Instant, frame: str = ""
+        self,
+        force: tuple[float, float, float],
+        torque: tuple[float, float, float],
+        now: Instant,
+        frame: str = "",
+        stamp_ns: int | None = None,
     ) -> Finding | None:
         """Takes a wrench (N, Nm); a finding when it is the second in a row that is too large.
 
-        Unusable is one that is not finite, or in another frame than the limits name, or whose weight is not known yet.
-        It counts as silence and changes nothing: a contact that was found stays.
+        Unusable is one that is not finite, or in another frame than the limits name, or whose weight is not known yet,
+        or whose stamp is not newer than the one before or further from now than `timeout`. It counts as silence and
+        changes nothing: a contact that was found stays.
+
+        Args:
+            stamp_ns: when it was measured; from then on silence counts. None: now.
         """
+        age = 0 if stamp_ns is None else now.clock_ns - stamp_ns
+        if stamp_ns is not None and not self._is_news(stamp_ns, now):
+            return self._finding
         wrench = np.array((*force, *torque), dtype=np.float64)
         strange = bool(self._limits.frame and frame and frame != self._limits.frame)
         if strange or self._expected is None or not np.isfinite(wrench).all():
             return self._finding
-        self._newest, self._heard = wrench - self._expected, now.watch_ns
+        self._newest, self._heard = wrench - self._expected, now.watch_ns - max(0, age)
         reason, value, limit = self._worst(self._newest - self._zero)
         self._above = 0 if value <= limit else self._above + 1
         if not self._above:
@@ -138,6 +151,16 @@ class ContactMonitor:
         elif self._above >= self._limits.samples:
             self._finding = Finding(reason, "wrench", value, limit)
         return self._finding
+
+    def _is_news(self, stamp_ns: int, now: Instant) -> bool:
+        """Whether a wrench was measured lately, and after the one before."""
+        newest, limit = self._stamp_ns, self._limits.timeout
+        if newest is not None and seconds(newest - now.clock_ns) > limit:
+            newest = None  # the clock went back: nothing would be newer for as long
+        if not abs(seconds(now.clock_ns - stamp_ns)) <= limit or (newest is not None and stamp_ns <= newest):
+            return False
+        self._stamp_ns = stamp_ns
+        return True
 
     def check(self, now: Instant) -> Finding | None:
         """Whether the sensor is alive."""

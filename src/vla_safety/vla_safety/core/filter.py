@@ -96,6 +96,7 @@ class SafetyFilter:
     def propose(self, proposal: Proposal, now: Instant) -> Decision:
         """Judges a proposal; if it is taken, the first message of its motion is in the output."""
         try:
+            self._guard.look(now)
             with np.errstate(all="ignore"):  # overflow is judged by its result, which no comparison accepts
                 decision = self._judge(proposal, now)
         except Exception as error:
@@ -111,8 +112,8 @@ class SafetyFilter:
         """Supervises, then extends what is committed by the next segment. To be called every `cycle.period`."""
         try:
             with np.errstate(all="ignore"):
-                self._take_pending(now)
                 self._guard.cycle(now)
+                self._take_pending(now)
         except Exception as error:
             self._guard.fail(now, error)
 
@@ -123,12 +124,14 @@ class SafetyFilter:
 
     def report(self, cause: str, finding: Finding | None, now: Instant) -> None:
         """What a device or a monitor says: a finding stops and latches, None takes back what `cause` said before."""
+        self._guard.look(now)
         self._guard.report(cause, finding, now)
 
     # ---------------------------------------------------------------- people
 
     def arm(self, now: Instant) -> Answer:
         """Takes the robot where it stands, if every input is fresh and the robot is safe and at rest."""
+        self._guard.look(now)
         if transition(self.mode, Event.ARM) is None:
             return Answer(
                 False, f"not from mode {self.mode.name}; " + ("reset first" if self.mode == Mode.ESTOP else "")
@@ -154,7 +157,7 @@ class SafetyFilter:
             return refusal(motion)
         self._authority.clear()
         self._supervisor.restart(now)
-        self._guard.escalated = False
+        self._guard.settle()
         self._conductor.begin(now, motion)
         self._way_out.taken_over(motion.knot(0))
         self._guard.enter(Event.ARM, None)
@@ -162,6 +165,7 @@ class SafetyFilter:
 
     def disarm(self, now: Instant, who: str = "operator") -> Answer:
         """Stops, then commands nothing more."""
+        self._guard.look(now)
         if self._way_out.active:
             self._guard.stop(now, Finding("disarmed", who))
         if transition(self.mode, Event.DISARM) is None:
@@ -172,11 +176,13 @@ class SafetyFilter:
 
     def estop(self, now: Instant, who: str = "operator") -> Answer:
         """Stops and latches."""
+        self._guard.look(now)
         self._guard.halt(now, Event.ESTOP, Finding("estop", who))
         return Answer(True, "e-stop latched")
 
     def reset(self, now: Instant) -> Answer:
         """Leaves a latched e-stop, if its cause is gone and the robot rests. Never moves: arm afterwards."""
+        self._guard.look(now)
         if transition(self.mode, Event.RESET) is None:
             return Answer(True, f"nothing to reset in mode {self.mode.name}")
         finding = self._blocked(now)
@@ -192,14 +198,17 @@ class SafetyFilter:
         """What the dead-man signal says. An override or a retreat without it stops at once."""
         self._authority.deadman(held, now)
         absent = self._authority.absent(now)
+        if absent is not None:
+            self._guard.look(now)
         if absent is not None and self.mode == Mode.OVERRIDE:
             self._guard.halt(now, Event.OVERRIDE_LOST, absent)
         elif absent is not None and self._way_out.active:
             self._guard.stop(now, absent)
 
     def inherit(self, before: "SafetyFilter") -> None:
-        """This filter takes the place of another, at rest: it knows the path that was travelled."""
-        self._way_out.inherit(before._way_out)
+        """This filter takes the place of another, at rest: it knows the path that was travelled, and of a stop that did
+        not arrive."""
+        self._guard.inherit(before._guard)
 
     def advise(self, advice: Advice, now: Instant) -> None:
         """What a monitor says: slower, or stop (see Advice)."""
@@ -209,6 +218,7 @@ class SafetyFilter:
     def retreat(self, now: Instant) -> Answer:
         """Leads the robot slowly back along the path that it travelled, from HOLD, DISARMED or ESTOP, as long as this
         is called again and again, or the dead-man signal is held. The mode stays: a reset is still needed."""
+        self._guard.look(now)
         if self.mode in MOVING or self.shadow:
             return Answer(False, "in shadow nothing is commanded" if self.shadow else "disarm first")
         unled = self._guard.unled
@@ -220,7 +230,7 @@ class SafetyFilter:
             if answer.success and self.mode == Mode.HOLD:
                 self._guard.enter(Event.DISARM, Finding("retreat", "path"))
             if answer.success:
-                self._guard.escalated = False  # if it was, a person has reset it
+                self._guard.settle()
             return answer
         except Exception as error:
             self._guard.fail(now, error)
@@ -244,6 +254,7 @@ class SafetyFilter:
             setup: what `verifier` was made of, for a record; not looked at here.
         """
         try:
+            self._guard.look(now)
             current = self.verifier if self._pending is None else self._pending[0]
             loosened = cap_everywhere(verifier.caps) > cap_everywhere(current.caps)
             stopped = loosened and self.mode in ENABLED
@@ -342,8 +353,8 @@ class SafetyFilter:
 
     @property
     def escalated(self) -> bool:
-        """A stop did not arrive; what is behind the controller must stop the robot."""
-        return self._guard.escalated
+        """A stop did not arrive, in this run or the one before; what is behind the controller must stop the robot."""
+        return self._guard.failed is not None
 
     @property
     def led_back(self) -> bool:

@@ -12,7 +12,7 @@ from vla_safety.core.authority import Authority
 from vla_safety.core.conductor import Conductor, Ending
 from vla_safety.core.config import SafetyConfig
 from vla_safety.core.findings import Decision, Finding, Verdict
-from vla_safety.core.latch import Memory
+from vla_safety.core.latch import Latch, Memory
 from vla_safety.core.modes import ENABLED, Event, Mode, transition
 from vla_safety.core.motion import seconds
 from vla_safety.core.records import Output, Plan, Status
@@ -31,7 +31,7 @@ class Guard:
 
     Attributes:
         mode, finding: what the filter does, and why.
-        escalated: a stop did not arrive; what is behind the controller must stop the robot.
+        failed: why a stop did not arrive; None: all did, or a person has armed the robot or led it back since.
         refused: by source, why its last proposal was refused since one was accepted.
     """
 
@@ -53,15 +53,23 @@ class Guard:
         self.way_out = WayOut(config, self.conductor, self.supervisor, self.authority, angles)
         self.mode = Mode.DISARMED
         self.finding: Finding | None = None
-        self.escalated = False
-        self._failed: Finding | None = None
+        self.failed: Finding | None = None
         self.refused: dict[str, Finding] = {}
         self._leaning = False
         self._counts = [0] * len(Verdict)
         self._decisions: list[Decision] = []
         remembered = None if memory is None else memory.recall()
         if remembered is not None:
-            self.enter(Event.ESTOP, remembered)
+            self.failed = remembered.failed
+            if remembered.finding is not None:
+                self.enter(Event.ESTOP, remembered.finding)
+
+    def inherit(self, before: "Guard") -> None:
+        """Takes the place of another guard, at rest: with the path that was travelled, a stop that failed, and one that
+        has yet to be seen to arrive."""
+        self.failed = self.failed or before.failed
+        self.supervisor.inherit(before.supervisor)
+        self.way_out.inherit(before.way_out)
 
     def drain(self) -> Output:
         """What is to be published since the last call."""
@@ -73,14 +81,17 @@ class Guard:
 
     def cycle(self, now: Instant) -> None:
         """Supervises, then extends what is committed by the next segment."""
-        self._supervise(now)
+        if not self.look(now, between=False):
+            self._supervise(now)
         self._ended(self.conductor.extend(now), now)
         self.way_out.record(now)
 
     def _ended(self, ending: Ending | None, now: Instant) -> None:
         if ending is None:
             return
-        plan = ending.plan
+        plan, committed = ending.plan, self.conductor.committed
+        if committed is not None and (plan.source == RETREAT or not ending.rests):
+            self.supervisor.expect_stop(committed.end)
         if plan.source == RETREAT:
             self._say_stopped(plan, ending.finding or Finding("retreat_end", "path"), now)
         elif ending.rests:
@@ -95,17 +106,22 @@ class Guard:
 
     # ---------------------------------------------------------------- supervision
 
+    def look(self, now: Instant, *, between: bool = True) -> bool:
+        """Whether the clock has jumped since the last cycle; then what moves stops and the e-stop latches. To be called
+        before anything is made for `now`: what is committed has to be brought to the new clock first. `between` two
+        cycles: see Supervisor.check_clock."""
+        jump, jumped = self.supervisor.check_clock(now, between=between)
+        if jumped is None:
+            return False
+        self.conductor.shift(jump)
+        self.monitor.forget()
+        self.halt(now, Event.ESTOP, jumped)
+        return True
+
     def _supervise(self, now: Instant) -> None:
-        jump, jumped = self.supervisor.check_clock(now)
-        if jumped is not None:
-            self.conductor.shift(jump)
-            self.monitor.forget()
-            self.halt(now, Event.ESTOP, jumped)
-            return
         failed = None if self._shadow else self.supervisor.check_stop(now, self.conductor.timeline)
         if failed is not None:
-            self.escalated, self._failed, self._leaning = True, failed, False
-            self.latch(failed)
+            self._escalate(failed)
         if self.mode not in ENABLED:
             self._supervise_retreat(now)
             self._let_go(now)
@@ -192,8 +208,10 @@ class Guard:
         one): what was committed before goes on to its stop. A stop is made again, for now."""
         if not self.conductor.retract():
             return
+        self.look(now)  # not before: what was not sent is no motion to be stopped
         plan, late = self.conductor.drop(), Finding("late_cycle", "filter", seconds(self.conductor.lead), 0.0)
         if plan is not None and self.mode in ENABLED:
+            self._watch_end(now)
             self._trouble(plan, now, late)
             return
         due = self.conductor.halt(now, self.monitor)
@@ -206,11 +224,17 @@ class Guard:
         """A check erred: nothing can be trusted but the committed stop. It plays out, and the e-stop latches."""
         plan = self.conductor.drop()
         self._leaning = False
+        self._watch_end(now)
         finding = Finding("internal", repr(error)[:200])
         moving = self.mode in ENABLED
         self.latch(finding)
         if moving or plan is not None:
             self._say_stopped(plan, finding, now)
+
+    def _watch_end(self, now: Instant) -> None:
+        """What is committed is a stop from now on, and the robot must be seen to arrive."""
+        if self.conductor.committed is not None and self.conductor.moving(now):
+            self.supervisor.expect_stop(self.conductor.committed.end)
 
     @property
     def unled(self) -> Finding | None:
@@ -218,8 +242,8 @@ class Guard:
         erred."""
         if self.mode != Mode.ESTOP or self.finding is None:
             return None
-        if self.escalated:
-            return self._failed
+        if self.failed is not None:
+            return self.failed
         way = WAYS.get(self.finding.reason.partition(":")[0])
         return self.finding if way in (Way.HAND, Way.RESTART) else None
 
@@ -230,8 +254,21 @@ class Guard:
         if self.mode == Mode.ESTOP:
             return
         self.enter(Event.ESTOP, finding)
+        self._remember()
+
+    def _escalate(self, failed: Finding) -> None:
+        """A stop did not arrive. An e-stop that is latched already keeps its first cause; this is kept beside it."""
+        self._leaning = False
+        if self.failed is not None and self.mode == Mode.ESTOP:
+            return
+        self.failed = failed
+        if self.mode != Mode.ESTOP:
+            self.enter(Event.ESTOP, failed)
+        self._remember()
+
+    def _remember(self) -> None:
         if self._memory is not None:
-            self._memory.keep(finding)
+            self._memory.keep(Latch(self.finding, self.failed))
 
     def enter(self, event: Event, finding: Finding | None) -> None:
         """The mode that `event` leads to, if it means anything in this one."""
@@ -240,8 +277,18 @@ class Guard:
             self.mode, self.finding = target, finding
 
     def unlatch(self) -> bool:
-        """Forgets the latched e-stop on disk; False: it cannot be removed."""
-        return self._memory is None or self._memory.forget()
+        """Forgets the latched e-stop on disk, but no stop that failed; False: it cannot be removed."""
+        if self._memory is None:
+            return True
+        return self._memory.forget() if self.failed is None else self._memory.keep(Latch(None, self.failed))
+
+    def settle(self) -> None:
+        """A person has reset, and arms the robot or leads it back: a stop that failed is of the past. Where that cannot
+        be removed from disk, the next start takes it up again."""
+        if self.failed is not None:
+            self.failed = None
+            if self._memory is not None:
+                self._memory.forget()
 
     def decide(self, decision: Decision) -> None:
         """Counts and publishes a decision."""

@@ -1,27 +1,43 @@
-"""What survives a restart: the e-stop, as a file that is there while it is latched; what is mounted; reduced speed."""
+"""What survives a restart: a latched e-stop and a stop that did not arrive; what is mounted; reduced speed."""
 
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from vla_contract.errors import ConfigError
 from vla_safety.core.findings import Finding
 from vla_safety.core.reasons import REASONS
 
+_UNREADABLE = Finding("estop", "an earlier run (unreadable latch)")
+
+
+@dataclass(frozen=True)
+class Latch:
+    """What is kept.
+
+    Attributes:
+        finding: why the e-stop is latched; None: it was reset.
+        failed: why a stop did not arrive; None: all did, or somebody has armed the robot or led it back since.
+    """
+
+    finding: Finding | None
+    failed: Finding | None = None
+
 
 class Memory(Protocol):
-    """Where a latched e-stop is kept."""
+    """Where a latched e-stop is kept, and a stop that did not arrive."""
 
-    def keep(self, finding: Finding) -> None:
-        """Latches. Must not raise; what cannot be kept is still latched in the running filter."""
+    def keep(self, latch: Latch) -> bool:
+        """Replaces what is kept. False: it could not be; must not raise, the running filter is latched anyway."""
 
     def forget(self) -> bool:
-        """Unlatches; False: it could not be removed, and the e-stop stays."""
+        """Keeps nothing any more; False: it could not be removed, and the e-stop stays."""
 
-    def recall(self) -> Finding | None:
-        """Why it is latched; None: it is not. An unreadable memory is a latched one."""
+    def recall(self) -> Latch | None:
+        """What is kept; None: nothing. An unreadable memory is a latched one, and of a stop that failed."""
 
 
 class LatchFile:
@@ -35,13 +51,16 @@ class LatchFile:
         self.path = Path(path)
         self.error = ""
 
-    def keep(self, finding: Finding) -> None:
+    def keep(self, latch: Latch) -> bool:
+        content = {} if latch.finding is None else _content(latch.finding)
+        if latch.failed is not None:
+            content["failed"] = _content(latch.failed)
         try:
-            numbers = {"value": finding.value, "limit": finding.limit}
-            _write_through(self.path, {"reason": finding.reason, "subject": finding.subject, **numbers})
+            _write_through(self.path, content)
             self.error = ""
         except OSError as error:
             self.error = str(error)
+        return not self.error
 
     def forget(self) -> bool:
         try:
@@ -52,18 +71,29 @@ class LatchFile:
             return False
         return True
 
-    def recall(self) -> Finding | None:
+    def recall(self) -> Latch | None:
         if not self.path.exists():
             return None
         try:
             content = json.loads(self.path.read_text())
-            reason, subject = str(content["reason"]), str(content["subject"])
-            numbers = float(content["value"]), float(content["limit"])
+            failed = _finding(content["failed"]) if "failed" in content else None
+            if failed is not None and "reason" not in content:
+                return Latch(None, failed)
+            finding = _finding(content)
         except (OSError, ValueError, KeyError, TypeError):
-            return Finding("estop", "an earlier run (unreadable latch)")
-        if reason.partition(":")[0] not in REASONS:
-            reason = "estop"
-        return Finding(reason, subject, *numbers)
+            return Latch(_UNREADABLE, _UNREADABLE)
+        # A file of a version that kept no failed stop beside its first cause.
+        return Latch(finding, finding if failed is None and finding.reason == "stop_failed" else failed)
+
+
+def _content(finding: Finding) -> dict[str, Any]:
+    return {"reason": finding.reason, "subject": finding.subject, "value": finding.value, "limit": finding.limit}
+
+
+def _finding(content: Mapping[str, Any]) -> Finding:
+    reason, subject = str(content["reason"]), str(content["subject"])
+    known = reason.partition(":")[0] in REASONS
+    return Finding(reason if known else "estop", subject, float(content["value"]), float(content["limit"]))
 
 
 class CarriedFile:
@@ -98,7 +128,7 @@ class CarriedFile:
             ) from error
 
 
-def _write_through(path: Path, content: Mapping[str, str | bool | float]) -> None:
+def _write_through(path: Path, content: Mapping[str, Any]) -> None:
     """All of it or nothing, and on the disk when it returns."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".new")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_safety.core.config import TorqueLimits
+from vla_safety.core.config import TorqueLimits, Watchdogs
 from vla_safety.core.dynamics import Dynamics, Momentum
 from vla_safety.core.findings import Finding
 from vla_safety.core.motion import Array, seconds
@@ -64,10 +64,15 @@ class TorqueMonitor:
 
     Args:
         joints: (n,) names in the order of q; those of `limits.limits` are observed.
+        settings: the window around now that a stamp must lie in, as the StateMonitor's.
     """
 
-    def __init__(self, limits: TorqueLimits, dynamics: Dynamics, joints: Sequence[str]):
+    def __init__(
+        self, limits: TorqueLimits, dynamics: Dynamics, joints: Sequence[str], settings: Watchdogs | None = None
+    ):
         self._limits = limits
+        window = settings or Watchdogs()
+        self._lead, self._oldest = window.joint_state_lead, window.joint_state_age
         self._dynamics = dynamics
         self._joints = tuple(joints)
         self._observed = tuple(limits.limits)
@@ -113,10 +118,12 @@ class TorqueMonitor:
         now: Instant,
     ) -> Finding | None:
         """Takes a joint state; a finding when an estimate is too large, as many samples in a row as the limits say. A
-        joint state without finite positions, velocities and efforts of every joint that counts, or one that is not
-        newer than the last, is as good as silence."""
+        joint state without finite positions, velocities and efforts of every joint that counts, one that is not newer
+        than the last, or one of another time than now is as good as silence."""
+        self._forget_what_is_to_come(now)
         state = self._read(names, positions, velocities, efforts)
-        if state is None or (self._stamp_ns is not None and stamp_ns <= self._stamp_ns):
+        known = self._stamp_ns is not None and stamp_ns <= self._stamp_ns
+        if state is None or known or not -self._lead <= seconds(now.clock_ns - stamp_ns) <= self._oldest:
             return self._finding()
         q, v, effort = state
         before, self._stamp_ns, self._heard = self._stamp_ns, stamp_ns, now.watch_ns
@@ -127,6 +134,13 @@ class TorqueMonitor:
         above = ~(np.abs(self.external) <= self._most)  # NaN counts as above
         self._above = np.where(above, self._above + 1, 0)
         return self._finding()
+
+    def _forget_what_is_to_come(self, now: Instant) -> None:
+        """A last sample further ahead than any may be was there before the clock was set back: else all that follow
+        would count as old until the clock is there again."""
+        if self._stamp_ns is not None and seconds(self._stamp_ns - now.clock_ns) > self._lead:
+            self._observer.restart()
+            self._stamp_ns = None
 
     def _finding(self) -> Finding | None:
         if not (self._above >= self._limits.samples).any():

@@ -31,6 +31,7 @@ class Supervisor:
         monitor: of joint states.
         verifier: what measured positions are judged against.
         causes: what is reported to be wrong now, by reporter; while there is one, nobody arms and nobody resets.
+        stop_due: ns, when a stop that is watched is over; None: there is none.
     """
 
     def __init__(self, config: SafetyConfig, verifier: Verifier):
@@ -39,16 +40,22 @@ class Supervisor:
         self.monitor = StateMonitor(verifier.limits.names, config.watchdogs, verifier.limits.max_velocity)
         self.causes: dict[str, Finding] = {}
         self._clock: Instant | None = None
-        self._stop_due: int | None = None
+        self.stop_due: int | None = None
+        self._takes_over = False
+
+    def inherit(self, before: "Supervisor") -> None:
+        """Takes the place of another one: a stop that was watched is watched on, from the first look on, since nothing
+        was seen meanwhile."""
+        self._takes_over = before.stop_due is not None
 
     def restart(self, now: Instant) -> None:
         """Begins anew, e.g. when the robot is armed."""
         self._clock = now
-        self._stop_due = None
+        self.expect_stop(None)
 
     def expect_stop(self, end_ns: int | None) -> None:
         """The robot must rest soon after `end_ns`; None: it need not any more."""
-        self._stop_due = end_ns
+        self.stop_due, self._takes_over = end_ns, False
 
     def blocked(self, now: Instant) -> Finding | None:
         """What speaks against arming or resetting: a cause, stale inputs, motion."""
@@ -67,23 +74,28 @@ class Supervisor:
                 return finding
         return self.monitor.check(now) or self.monitor.at_rest()
 
-    def check_clock(self, now: Instant) -> tuple[int, Finding | None]:
+    def check_clock(self, now: Instant, *, between: bool = False) -> tuple[int, Finding | None]:
         """Whether the clock and the watch moved alike since the last cycle, and neither went back.
+
+        Args:
+            between: two cycles. Without a jump the next one is then compared with the last one as well: what is told
+                between them may have been heard a little before what was told already.
 
         Returns:
             ns by which the clock jumped, and the finding if that is too much.
         """
-        before, self._clock = self._clock, now
+        before = self._clock
+        if not between:
+            self._clock = now
         if before is None:
             return 0, None
         moved = now.clock_ns - before.clock_ns
         jump = moved - max(0, now.watch_ns - before.watch_ns)
         if moved >= 0 and abs(jump) <= self._settings.clock_tolerance * NS:
             return 0, None
-        if moved < 0:
-            jump = moved
-        if self._stop_due is not None:
-            self._stop_due += jump
+        self._clock = now
+        if self.stop_due is not None:
+            self.stop_due += jump
         return jump, Finding("clock_jump", "clock", seconds(jump), self._settings.clock_tolerance)
 
     def check_measured(self, timeline: Timeline) -> Finding | None:
@@ -101,18 +113,21 @@ class Supervisor:
 
     def check_stop(self, now: Instant, timeline: Timeline) -> Finding | None:
         """Whether a stop that was commanded arrives: the robot follows it, and rests when it is over."""
-        if self._stop_due is None or self.monitor.newest is None:
+        if self._takes_over:
+            self.expect_stop(now.clock_ns)
+        if self.stop_due is None:
             return None
-        commanded = timeline.state(self.monitor.newest.stamp_ns)
-        if commanded is not None and now.clock_ns <= self._stop_due:
+        measured = self.monitor.newest
+        commanded = None if measured is None else timeline.state(measured.stamp_ns)
+        if commanded is not None and now.clock_ns <= self.stop_due:
             deviating = self.monitor.tracking(commanded)[1]
             if deviating is not None:
                 return Finding("stop_failed", deviating.subject, deviating.value, deviating.limit)
-        if now.clock_ns < self._stop_due + nanoseconds(self._settings.stop_grace):
+        if now.clock_ns < self.stop_due + nanoseconds(self._settings.stop_grace):
             return None
         moving = self.monitor.check(now) or self.monitor.at_rest()  # who does not see has not seen it rest
         if moving is None:
-            self._stop_due = None
+            self.stop_due = None
             return None
         value = moving.value if np.isfinite(moving.value) else float("nan")
         return Finding("stop_failed", moving.subject, value, moving.limit)

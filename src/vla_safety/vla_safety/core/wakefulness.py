@@ -35,6 +35,17 @@ class Wakefulness:
             self._woke = None
         return self._woke is None
 
+    def worked(self, steady_ns: int) -> None:
+        """What took so long until now was work of the process's own: no sleep."""
+        self._looked = steady_ns
+
+    @property
+    def slept_ns(self) -> int:
+        """How long a sleep was that what is looked at now may have waited for, ns; 0: there was none."""
+        if self._looked is None or self._looked - self._woken_ns >= nanoseconds(DOUBT):
+            return 0
+        return self._woken_ns - self._slept_ns
+
     def age_ns(self, received_ns: int) -> int:
         """How old a message may be at the last look, ns; 0: there was no sleep that it could have waited for.
 

@@ -1,4 +1,5 @@
-"""I1, I2, I8: ANY proposal and ANY joint state, given to a filter that is armed and whose robot moves.
+"""I1, I2, I8, I11: ANY proposal and ANY joint state, given to a filter that is armed and whose robot moves, and sources
+that take the robot from each other.
 
 Cases come in blocks. A block has a filter of its own and depends on nothing but its seed and its number, so a violation
 is seen again by running its block.
@@ -9,6 +10,7 @@ import sys
 import time
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_safety.core.findings import Decision, Verdict
 from vla_safety.core.motion import Motion
@@ -18,12 +20,15 @@ from vla_safety.core.validation import Proposal
 from vla_safety.proof.anything import any_joint_state, any_proposal
 from vla_safety.proof.oracle import TOUCH, envelope_faults
 from vla_safety.proof.rig import GRIPPER_SLACK, HOME, LIMITS, Rig, shipped_fence, smooth_chunk
+from vla_safety.proof.switching import Switches
 from vla_safety.proof.tally import Tally
 
 BLOCK = 1000  # cases
 JUDGED = 100  # cases between two looks of the oracle
 PATIENCE = 0.25  # s of CPU for one call: far above what any takes, far below what would stop the robot's cycle for good
+CONTEND = 0.07  # probability that sources contend for the robot after a case: about two switches each time
 N = len(HOME)
+Array = NDArray[np.float64]
 
 
 def run_block(seed: int, block: int, cases: int = BLOCK) -> Tally:
@@ -37,6 +42,7 @@ class _Block:
         self.rng = np.random.default_rng([seed, block])
         self.rig = Rig(delay=int(self.rng.integers(0, 20)))
         self.tally = Tally()
+        self.switches = Switches(self.tally)
         self.case = 0
         self.reported = -1
 
@@ -74,7 +80,8 @@ class _Block:
         self._took(time.thread_time() - began, proposal)
         self.tally.counts[f"verdict {decision.verdict.name.lower()}"] += 1
         output = rig.collect()
-        fault = _wrong_decision(decision, output, proposal) or _wrong_output(output)
+        leak = self.switches.proposed(proposal, decision, output, rig.controller.state)
+        fault = _wrong_decision(decision, output, proposal) or _wrong_output(output) or leak
         if fault is None and decision.verdict == Verdict.REFUSED and rig.filter.committed is not before:
             internal = rig.filter.finding is not None and rig.filter.finding.reason == "internal"
             fault = None if internal else "a refused proposal changed what is committed"
@@ -98,7 +105,7 @@ class _Block:
         self.tally.counts["joint states used" if finding is None else "joint states dropped"] += 1
         if finding is None:  # the filter acts on it before a better one comes
             rig.filter.cycle(rig.instant)
-            fault = _wrong_output(rig.collect())
+            fault = self._wrong_cycle()
             if fault is not None:
                 self._violated(f"after a joint state: {fault}", given)
         if finding is not None and (finding.reason not in REASONS or not finding.sentence or not finding.remedy):
@@ -123,6 +130,8 @@ class _Block:
             self._cycles(int(rng.integers(2, 8)))
         elif draw < 0.2125:
             self._operator()
+        if rng.random() < CONTEND:
+            self._contend()
         if rig.filter.mode.name in ("DISARMED", "ESTOP"):
             self._again()
 
@@ -141,8 +150,43 @@ class _Block:
     def _drive(self) -> None:
         goal = HOME + self.rng.normal(0, 0.3, N)
         goal[-1] = self.rng.uniform(0, 0.04)
-        chunk = smooth_chunk(self.rig, np.clip(goal, LIMITS.min_position, LIMITS.max_position), 0.8)
-        self.rig.propose(chunk)
+        self._ask("policy", goal, 0.8)
+
+    def _contend(self) -> None:
+        """A planner, now and then a human, takes the robot over from the policy, which goes on asking for it."""
+        rig, rng = self.rig, self.rng
+        for source in ("policy", "planner", "override")[: 3 if rng.random() < 0.04 else 2]:
+            self._wish(source)
+            self._cycles(int(rng.integers(0, 2)))
+        for _ in range(25):
+            if self._wish("policy"):
+                return
+            if rig.filter.mode.name == "HOLD" and rig.filter.arm(rig.instant).success:  # a person takes it back
+                self.switches.armed()
+            elif rig.filter.mode.name == "OVERRIDE" and rng.random() < 0.3:
+                rig.filter.disarm(rig.instant)
+                rig.collect()
+                return
+            self._cycles(1)
+
+    def _wish(self, source: str) -> bool:
+        """A source asks for a short motion to rest from what is commanded; whether it may."""
+        duration = float(self.rng.choice([0.1, 0.2, 0.3]))
+        q, v, _ = self.rig.controller.state
+        goal = q + v * (0.08 + 0.5 * duration) + self.rng.normal(0, 0.01, N) * ([1] * (N - 1) + [0])
+        return self._ask(source, goal, duration)
+
+    def _ask(self, source: str, goal: Array, duration: float) -> bool:
+        """Whether a motion to `goal` (n,) was taken."""
+        rig = self.rig
+        chunk = smooth_chunk(rig, np.clip(goal, LIMITS.min_position, LIMITS.max_position), duration, source=source)
+        decision = rig.filter.propose(chunk, rig.instant)
+        output = rig.collect()
+        fault = _wrong_decision(decision, output, chunk) or _wrong_output(output)
+        fault = fault or self.switches.proposed(chunk, decision, output, rig.controller.state)
+        if fault is not None:
+            self._violated(fault, chunk)
+        return decision.verdict <= Verdict.TRIMMED
 
     def _cycles(self, count: int) -> None:
         rig = self.rig
@@ -153,9 +197,14 @@ class _Block:
             rig.advance(rig.filter.config.cycle.period)
             rig.observe()
             rig.filter.cycle(rig.instant)
-            fault = _wrong_output(rig.collect())
+            fault = self._wrong_cycle()
             if fault is not None:
                 self._violated(f"in a cycle: {fault}")
+
+    def _wrong_cycle(self) -> str | None:
+        """What is wrong with what the cycle that was just made says."""
+        plan, output = self.rig.filter.plan, self.rig.collect()
+        return _wrong_output(output) or self.switches.cycled(None if plan is None else plan.source, output)
 
     def _again(self) -> None:
         finding = self.rig.filter.finding
@@ -172,6 +221,7 @@ class _Block:
             if "moves" in str(error):
                 self._violated(f"the robot does not rest: {error}")
             self.rig = Rig(delay=self.rig.delay)
+        self.switches.armed()
 
     def _judge(self) -> None:
         """The oracle looks at everything that the controller has played."""

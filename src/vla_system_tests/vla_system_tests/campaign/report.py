@@ -24,7 +24,7 @@ NAMED = (
     "modes",
 )
 _TITLES = {
-    "cases": "Property cases: any proposal, any joint state (I1, I2, I8)",
+    "cases": "Property cases: any proposal, any joint state, sources that contend (I1, I2, I8, I11)",
     "adversary": "An adversary that learns, and a filter that dies (I3)",
     "kills": "Processes killed and frozen (I4, R8)",
     "soak": "Hours of operation",
@@ -40,6 +40,8 @@ def figures(parts: dict[str, Progress]) -> dict[str, Any]:
 
     return {
         "cases": count("cases", "cases"),
+        "switches": count("cases", "switches"),
+        "leaks": count("cases", "leaks"),
         "violations": sum(p.tally.counts["violations"] for p in parts.values()),
         "cycles": count("adversary", "cycles"),
         "fence_exits": sum(p.tally.counts["fence exits"] for p in parts.values()),
@@ -110,10 +112,12 @@ def markdown(parts: dict[str, Progress]) -> str:
 _SAID = {
     "cases": (
         "{cases} cases in blocks of 1000, each block with a filter of its own whose robot moves ({cycles} cycles "
-        "between the cases, {moving} of them in motion). A violation is: an exception, a check that erred, a message "
-        "that is not finite, does not end at rest or has no bound, a refusal without a reason or with an effect, more "
-        "than 0.25 s of CPU for a call, a limit or the fence broken in what the controller played (every millisecond, "
-        "judged by Pinocchio and coal)."
+        "between the cases, {moving} of them in motion). The robot went from one source to another {switches} times, "
+        "while a source that did not have it asked for it {asked} times: {leaks} leaks (messages of a source that does "
+        "not have the robot, judged by a model beside the filter). A violation is: an exception, a check that erred, a "
+        "message that is not finite, does not end at rest or has no bound, a refusal without a reason or with an "
+        "effect, a leak, more than 0.25 s of CPU for a call, a limit or the fence broken in what the controller played "
+        "(every millisecond, judged by Pinocchio and coal)."
     ),
     "adversary": (
         "{attacks} attacks over {cycles} cycles, by four adversaries that follow the gradient of the true distance and "
@@ -138,6 +142,9 @@ def _plain(name: str, p: Progress) -> list[str]:
         cases=c["cases"],
         cycles=c["cycles"],
         moving=c["cycles in motion"],
+        switches=c["switches"],
+        leaks=c["leaks"],
+        asked=c["proposals of a source without authority"],
         attacks=c["attacks"],
         cut=c["cut off"],
         cutm=c["cut off in motion"],
