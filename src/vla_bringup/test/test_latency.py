@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,20 @@ def test_a_chunk_is_followed_to_the_command_that_was_made_of_it():
     assert sample == Sample(total=43.0, inference=30.0, policy=10.0, filter=2.0) and sample.overhead == 13.0
     again = json.loads(json.dumps({name: getattr(seen, name) for name in seen.__dataclass_fields__}))
     assert samples(seen_from(again), 0.1) == [sample]
+
+
+def test_a_slow_model_is_asked_less_often_and_that_wait_is_no_latency():
+    seen = Seen(
+        stamps={k: 33 * k * MS for k in range(30)},
+        # One inference took 300 ms: so much is expected of the next (nine in ten: 273 ms), as the policy node does.
+        chunks={1: (0, 300 * MS, 0), 2: (10, 360 * MS, 0), 3: (19, 640 * MS, 0)},
+        commands=[(641 * MS, 642 * MS)],
+        decisions=[(642 * MS, 3, 0, MS)],
+    )
+    (sample,) = samples(seen, 0.1)
+    assert sample.lost == 0.0 and sample.overhead == pytest.approx(642 - 19 * 33)
+    (sample,) = samples(replace(seen, chunks={2: (10, 360 * MS, 0), 3: (19, 640 * MS, 0)}), 0.1)
+    assert sample.lost == pytest.approx((19 - 14) * 33), "a quick model could have used the images of 462 ms"
 
 
 def test_a_process_that_ends_while_it_is_measured_is_named():

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from vla_policy_node.core.pacing import Pacer
+
 _TAKEN = 2  # SafetyDecision: ACCEPTED, SLOWED, TRIMMED: something of the chunk is commanded
 
 
@@ -75,6 +77,7 @@ def samples(seen: Seen, horizon: float) -> list[Sample]:
     commands = sorted(seen.commands)
     published = [command[0] for command in commands]
     taken_at = sorted(seen.stamps.values())
+    horizons = _horizons(seen, horizon)
     found = []
     for decided, sequence, verdict, latency in seen.decisions:
         chunk, k = seen.chunks.get(sequence), bisect_right(published, decided) - 1
@@ -87,18 +90,29 @@ def samples(seen: Seen, horizon: float) -> list[Sample]:
                 inference,
                 (chunk[1] - taken) * 1e-6 - inference,
                 latency * 1e-6,
-                _lost(seen, taken_at, sequence, taken, round(horizon * 1e9)) * 1e-6,
+                _lost(seen, taken_at, sequence, taken, horizons) * 1e-6,
             )
         )
     return found
 
 
-def _lost(seen: Seen, taken_at: Sequence[int], sequence: int, taken: int, horizon: int) -> int:
+def _horizons(seen: Seen, horizon: float) -> dict[int, int]:
+    """By sequence, ns from a chunk's observation to the next one that is wanted: the schedule asks a slow model less
+    often, and that wait is no one's latency."""
+    pacer, found = Pacer(horizon, 0.0, 0.0), {}
+    for sequence, (stamp, published, _) in sorted(seen.chunks.items()):
+        if stamp in seen.stamps:
+            pacer.measured((published - seen.stamps[stamp]) * 1e-9)
+        found[sequence] = round(max(horizon, pacer.expected) * 1e9)
+    return found
+
+
+def _lost(seen: Seen, taken_at: Sequence[int], sequence: int, taken: int, horizons: Mapping[int, int]) -> int:
     """ns from the first images that were due after the chunk before this one to those of `taken`."""
     before = seen.chunks.get(sequence - 1)
     if before is None or before[0] not in seen.stamps:
         return 0
-    ready = max(seen.stamps[before[0]] + horizon, before[1])
+    ready = max(seen.stamps[before[0]] + horizons[sequence - 1], before[1])
     first = bisect_left(taken_at, ready)
     return max(0, taken - taken_at[first]) if first < len(taken_at) else 0
 
