@@ -66,15 +66,21 @@ def test_i11_i20_a_planner_moves_it_an_estop_stops_it_a_held_retreat_leads_it_ba
     bench.arm()
 
 
-def test_i11_an_override_needs_the_dead_man_signal(bench):
+def with_a_dead_man(bench, settings):
+    """Armed with `settings` among the watchdogs; the publishers of override and dead-man signal."""
     path = bench.tmp_path / "cell.yaml"
-    path.write_text(path.read_text().replace("watchdogs:", "watchdogs:\n  deadman: 30.0\n  override_timeout: 60.0"))
+    path.write_text(path.read_text().replace("watchdogs:", f"watchdogs:\n  {settings}"))
     override = bench.node.create_publisher(JointTrajectory, "/vla_safety/override", COMMAND)
     switch = bench.node.create_publisher(Bool, "/vla_safety/deadman", COMMAND)
     bench.mode(SafetyState.DISARMED)
     assert bench.call("reload").success
     bench.arm()
     bench.until(lambda: override.get_subscription_count() and switch.get_subscription_count(), "discovery")
+    return override, switch
+
+
+def test_i11_an_override_needs_the_dead_man_signal(bench):
+    override, switch = with_a_dead_man(bench, "deadman: 30.0\n  override_timeout: 60.0")
     override.publish(trajectory(bench, AWAY))
     bench.until(lambda: judged(bench, "override") is not None, "a decision")
     assert judged(bench, "override").reason == "deadman_silent"
@@ -94,14 +100,7 @@ def test_i11_an_override_needs_the_dead_man_signal(bench):
 
 
 def test_i11_i15_a_dead_man_signal_that_comes_late_holds_nothing(bench):
-    path = bench.tmp_path / "cell.yaml"
-    path.write_text(path.read_text().replace("watchdogs:", "watchdogs:\n  deadman: 1.0"))
-    override = bench.node.create_publisher(JointTrajectory, "/vla_safety/override", COMMAND)
-    switch = bench.node.create_publisher(Bool, "/vla_safety/deadman", COMMAND)
-    bench.mode(SafetyState.DISARMED)
-    assert bench.call("reload").success
-    bench.arm()
-    bench.until(lambda: override.get_subscription_count() and switch.get_subscription_count(), "discovery")
+    override, switch = with_a_dead_man(bench, "deadman: 1.0")
     bench.process.send_signal(signal.SIGSTOP)
     switch.publish(Bool(data=True))
     end = time.monotonic() + 1.5

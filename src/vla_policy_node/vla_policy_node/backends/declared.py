@@ -22,7 +22,7 @@ from vla_policy_node.backends.interface import Interface, read_json
 from vla_policy_node.backends.remote import RemoteOptions, remote_metadata
 from vla_policy_node.core.action_spaces import ActionDecoder, ActionLayout
 from vla_policy_node.core.action_tokens import ActionRange, read_range
-from vla_policy_node.core.model_inputs import CameraEntry, ModelInputs, StateEntry
+from vla_policy_node.core.model_inputs import ModelInputs, StateEntry
 
 Array = NDArray[np.float64]
 
@@ -293,13 +293,7 @@ def _history(steps: int, dt: float) -> History | None:
 def _feature_misfits(config: Mapping[str, Any], interface: Interface) -> Iterator[str]:
     """Keys and sizes of the policy file, against config.json; what LeRobot adds by itself when it loads is let pass."""
     expected = _shapes(config, "input_features")
-    found: dict[str, tuple[int, ...]] = {}
-    for key, entry in interface.inputs.entries():
-        if isinstance(entry, CameraEntry):
-            size = interface.inputs.cameras[entry.camera]
-            found[key] = (3, size.height, size.width)
-        elif isinstance(entry, StateEntry):
-            found[key] = (len(interface.inputs.part_names(entry)),)
+    found = interface.shapes()
     for key in sorted({*expected, *found}):
         added = key not in expected and (not expected or key == "observation.state" or "empty_camera" in key)
         if expected.get(key) != found.get(key) and not added:

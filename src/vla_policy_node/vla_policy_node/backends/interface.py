@@ -93,6 +93,17 @@ class Interface:
         """Images that the model sees."""
         return len(self._cameras)
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """By key of the inputs: (3, height, width) of an image, (d,) of a vector; sentences have none."""
+        found: dict[str, tuple[int, ...]] = {}
+        for key, entry in self.inputs.entries():
+            if isinstance(entry, CameraEntry):
+                size = self.inputs.cameras[entry.camera]
+                found[key] = (3, size.height, size.width)
+            elif isinstance(entry, StateEntry):
+                found[key] = (len(self.inputs.part_names(entry)),)
+        return found
+
     @property
     def state_width(self) -> int:
         """Entries of the state."""

@@ -24,7 +24,7 @@ from vla_contract.robot import Robot, describe_errors
 from vla_policy_node.backends.interface import Interface, read_json
 from vla_policy_node.backends.local import choose_device
 from vla_policy_node.core.action_spaces import ActionLayout
-from vla_policy_node.core.model_inputs import CameraEntry, StateEntry, TextEntry
+from vla_policy_node.core.model_inputs import TextEntry
 
 _log = logging.getLogger(__name__)
 
@@ -210,14 +210,9 @@ def _check_features(interface: Interface, config: Any, options: LerobotOptions) 
     """Compares keys and sizes of the policy file with those of the checkpoint."""
     misfits = []
     expected = {key: tuple(feature.shape) for key, feature in config.input_features.items()}
-    found: dict[str, tuple[int, ...]] = {}
+    found = interface.shapes()
     for key, entry in interface.inputs.entries():
-        if isinstance(entry, CameraEntry):
-            size = interface.inputs.cameras[entry.camera]
-            found[key] = (3, size.height, size.width)
-        elif isinstance(entry, StateEntry):
-            found[key] = (len(interface.inputs.part_names(entry)),)
-        elif isinstance(entry, TextEntry) and key != TASK:
+        if isinstance(entry, TextEntry) and key != TASK:
             misfits.append(f"inputs.{key}: LeRobot knows one sentence, '{TASK}'")
     for key in sorted({*expected, *found}):
         if expected.get(key) != found.get(key):
