@@ -11,6 +11,7 @@ rclpy = pytest.importorskip("rclpy")
 pytest.importorskip("vla_msgs.msg")
 
 from rclpy.publisher import Publisher  # noqa: E402
+from rclpy.serialization import deserialize_message  # noqa: E402
 from sensor_msgs.msg import JointState  # noqa: E402
 from std_msgs.msg import Bool  # noqa: E402
 from std_srvs.srv import SetBool, Trigger  # noqa: E402
@@ -23,6 +24,12 @@ from vla_contract.interpolation import Trajectory  # noqa: E402
 from vla_node_base.conversions import chunk_msg, duration_msg, time_msg  # noqa: E402
 from vla_node_base.domains import free_domain  # noqa: E402
 from vla_safety.core.modes import Mode  # noqa: E402
+
+
+def read(publisher, message):
+    """A message, or the bytes of one."""
+    return deserialize_message(message, publisher.msg_type) if isinstance(message, bytes) else message
+
 
 AWAY = HOME + np.array([0.4, 0, 0, 0, 0, 0, 0, 0])
 
@@ -49,7 +56,9 @@ class Inside:
         self.ns, self.follows, self.sent, self.position = 1_700_000_000_000_000_000, True, [], HOME.copy()
         clocks = SimpleNamespace(monotonic_ns=lambda: self.ns, time_ns=lambda: self.ns)
         monkeypatch.setattr(vla_safety.node, "time", clocks)
-        monkeypatch.setattr(Publisher, "publish", lambda to, message: self.sent.append((to.topic_name, message)))
+        monkeypatch.setattr(
+            Publisher, "publish", lambda to, message: self.sent.append((to.topic_name, read(to, message)))
+        )
         self.node = vla_safety.node.SafetyNode()
         monkeypatch.setattr(self.node, "now_ns", lambda: self.ns)
         monkeypatch.setattr(self.node, "against", lambda now: None)  # no controller listens in this process

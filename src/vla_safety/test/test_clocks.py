@@ -43,7 +43,6 @@ CALLS = {
     "button": lambda f, rig, now: f.report("button", Finding("estop_input", "button"), now),
     "advise": lambda f, rig, now: f.advise(Advice("anomaly", stop=STOP), now),
     "reconfigure": lambda f, rig, now: f.reconfigure(make_filter().verifier, now, finding=Finding("tool", "x")),
-    "retract": lambda f, rig, now: f.retract(now),
 }
 
 

@@ -52,7 +52,7 @@ CAUSES = {
 SETTLED = 1.0  # s after which every stop is over
 ACTIONS = {
     "arm": 0.08, "reset": 0.05, "disarm": 0.01, "estop": 0.012, "retreat": 0.25, "hold": 0.02, "press": 0.012,
-    "release": 0.06, "reconfigure": 0.03, "advise": 0.03, "silence": 0.008, "push": 0.006, "late": 0.02,
+    "release": 0.06, "reconfigure": 0.03, "advise": 0.03, "silence": 0.008, "push": 0.006,
     "policy": 0.3, "planner": 0.05, "override": 0.1,
 }  # fmt: skip
 
@@ -99,10 +99,10 @@ class Story(Rig):
             for name, probability in ACTIONS.items():
                 if self.rng.random() < probability:
                     getattr(self, name, lambda n=name: self.move(n))()
+                    self.late(0.02)
                     self.said()
             self.filter.cycle(self.instant)
-            if self.rng.random() < 0.01 and self.filter.pending:
-                self.filter.retract(self.instant)
+            self.late(0.01)
             self.said()
 
     # -- what happens
@@ -172,9 +172,9 @@ class Story(Rig):
         size = self.rng.choice([0.0, 0.01, 0.03, 0.08])
         self.measured_offset[:7] = self.rng.uniform(-size, size, 7)
 
-    def late(self):
-        if self.filter.pending:
-            self.filter.retract(self.instant)
+    def late(self, probability):
+        if self.rng.random() < probability and self.filter.pending:
+            self.filter.retract(self.instant, again=bool(self.rng.random() < 0.7))
 
     def move(self, source):
         self.sequence += 1
@@ -230,7 +230,7 @@ class Story(Rig):
 @pytest.mark.parametrize("seed", range(4))
 def test_i10_i11_nothing_that_happens_in_any_order_breaks_the_rules(seed, tmp_path):
     story = Story(seed, tmp_path / "story.jsonl")
-    for _ in range(8):
+    for _ in range(12):
         story.steps(60)
         times, rows = story.controller.trace.samples()
         faults = envelope_faults(times, rows, LIMITS, GRIPPER_SLACK)

@@ -91,6 +91,9 @@ def test_the_last_commitment_is_taken_back_if_there_is_one_before_it():
     timeline.commit(2, at_place(2))
     assert timeline.retract() is True and places(timeline, 0, 2) == [0, 1]
     assert timeline.retract() is True and timeline.retract() is False and places(timeline, 2) == [0]
+    timeline.commit(3, at_place(3))
+    timeline.commit(3, at_place(4))
+    assert timeline.retract() is True and places(timeline, 3) == [3], "of two at one time the first was sent"
 
 
 def test_when_the_clock_jumps_everything_goes_on_from_where_it_was():

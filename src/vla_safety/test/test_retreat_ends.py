@@ -157,9 +157,13 @@ def test_i15_a_retreat_whose_messages_come_too_late_says_so():
     assert confirm(rig).success
     rig.run(0.4)
     confirm(rig)
-    rig.filter.cycle(rig.instant)
-    if not rig.filter.pending:
-        rig.run(0.04)
+    for _ in range(8):
+        rig.advance(0.04)
+        rig.observe()
+        rig.filter.cycle(rig.instant)
+        if rig.filter.pending:
+            break
+    assert rig.filter.pending and rig.filter.led_back
     rig.filter.retract(rig.instant)
     rig.collect()
     assert (rig.decisions[-1].source, rig.decisions[-1].finding.reason) == ("retreat", "late_cycle")

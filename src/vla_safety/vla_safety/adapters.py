@@ -36,6 +36,9 @@ class Host(Protocol):
     @property
     def active(self) -> bool: ...
 
+    @property
+    def sim_time(self) -> bool: ...
+
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **options: Any) -> Any: ...
 
     def create_publisher(self, msg_type: Any, topic: str, *args: Any, **options: Any) -> Any: ...
@@ -91,9 +94,13 @@ class Host(Protocol):
         held if it must be stopped for it."""
         ...
 
-    def flush(self, began_ns: int | None = None, judged: Instant | None = None) -> None:
-        """Publishes what the filter wants to be published. `judged`: the time of the call that made it; what took too
-        long is not sent, and a stop made anew. None: what is sent begins at rest."""
+    def passed_ns(self, judged: Instant, now: Instant) -> int:
+        """How long ago a call for `judged` was made, ns; `now` is what `instant` has just said."""
+        ...
+
+    def flush(self, judged: Instant, began_ns: int | None = None) -> bool:
+        """Publishes what the filter wants to be published. False: commands were not sent, because it is too long ago
+        that they were `judged`. `began_ns`: when work on it began, on the steady clock."""
         ...
 
 
@@ -125,6 +132,9 @@ class Adapter:
     def arming(self) -> Finding | None:
         """The robot is at rest and about to be armed. A finding refuses."""
         return None
+
+    def close(self) -> None:
+        """The node is being cleaned up: for what rclpy's entities do not end by themselves."""
 
     def diagnostics(self) -> dict[str, object]:
         """More values for /diagnostics."""

@@ -38,8 +38,13 @@ class Integrity(Adapter):
         self._read: dict[str, str] = {}
         self._told: dict[str, str] = {}
         self._marks: dict[str, tuple[int, ...]] = {}
+        self._asked = lambda given: host.guarded(self._on_parameters)(given) or given
         if isinstance(host, Node):
-            host.add_pre_set_parameters_callback(lambda given: host.guarded(self._on_parameters)(given) or given)
+            host.add_pre_set_parameters_callback(self._asked)
+
+    def close(self) -> None:
+        if isinstance(self.host, Node):
+            self.host.remove_pre_set_parameters_callback(self._asked)
 
     def rebuilt(self, parts: Parts) -> None:
         self._files = self._fixed | {f"mesh {path}": path for path in parts.config.mesh_files}

@@ -11,7 +11,6 @@ from rclpy.clock import Clock, ClockType
 from rclpy.timer import Timer
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
-from trajectory_msgs.msg import JointTrajectory
 from vla_msgs.msg import ActionChunk, SafetyDecision
 
 from vla_contract.errors import ConfigError, VlaError
@@ -39,12 +38,13 @@ from vla_safety.escalation import ControllerSwitch, switch_type
 from vla_safety.force import Forces
 from vla_safety.inputs import EstopInput
 from vla_safety.integrity import Integrity, rule_files
-from vla_safety.messages import decision_msg, motion_msg, proposal_from_chunk
+from vla_safety.messages import decision_msg, proposal_from_chunk
 from vla_safety.parameters import Parameters
 from vla_safety.people import People
 from vla_safety.planning_scene import PlanningScene
 from vla_safety.recording import RecordedFilter
 from vla_safety.reduced import ReducedSpeed
+from vla_safety.sending import Commands
 from vla_safety.sources import Sources
 from vla_safety.views import Views
 
@@ -74,6 +74,7 @@ class SafetyNode(VlaNode):
         self._filter: SafetyFilter | RecordedFilter | None = None
         self._safety: SafetyFilter | None = None
         self._log: AuditLog | None = None
+        self._commands: Commands | None = None
         self._memory: LatchFile | None = None
         self._carried: CarriedFile | None = None
         self._parts: Parts | None = None
@@ -102,10 +103,6 @@ class SafetyNode(VlaNode):
                 round(params.audit_part * 1e6),
                 round(params.audit_keep * 1e6),
             )
-        # In shadow nothing may even be able to reach the controller.
-        self._commands = (
-            None if params.shadow else self.create_publisher(JointTrajectory, robot.controller.topic, COMMAND)
-        )
         self._decisions = self.create_publisher(SafetyDecision, "~/decision", EVENT)
         self._adapters = [
             *([] if params.shadow else [Controller(self, robot)]),
@@ -135,7 +132,7 @@ class SafetyNode(VlaNode):
         if self._filter is not None:
             now = self.instant()
             self._filter.disarm(now, "deactivation")
-            self.flush(judged=now)
+            self.flush(now)
 
     def busy(self) -> str:
         safety = self._safety
@@ -148,8 +145,10 @@ class SafetyNode(VlaNode):
     def cleanup(self) -> None:
         for timer in self._timers_made:
             self.destroy_timer(timer)
+        for adapter in self._adapters:
+            adapter.close()
         self._timers_made, self._adapters = [], []
-        self._filter = self._safety = self._parts = self._memory = self._carried = None
+        self._filter = self._safety = self._parts = self._memory = self._carried = self._commands = None
         if self._log is not None:
             self._log.close()
             self._log = None
@@ -159,7 +158,7 @@ class SafetyNode(VlaNode):
         if self._filter is not None:
             now = self.instant()
             self._filter.estop(now, f"error: {type(error).__name__}")
-            self.flush(judged=now)
+            self.flush(now)
 
     def _build(self, urdf: str) -> None:
         """Makes the filter anew from its files; the old one stays when one of them is wrong."""
@@ -178,6 +177,8 @@ class SafetyNode(VlaNode):
             raise
         if self._safety is not None:
             safety.inherit(self._safety)
+        if self._commands is None and not self.params.shadow:  # in shadow nothing may even be able to command
+            self._commands = Commands(self, self._robot, parts.config.cycle, expire=not self.params.lockstep)
         self._urdf, self._parts, self._safety, self._filter = urdf, parts, safety, recorded
         self._told.clear()
 
@@ -255,12 +256,18 @@ class SafetyNode(VlaNode):
         if proposal.stamp_ns == 0 and not 0 <= (age := self.age_ns(info)) < arrivals.LATE_NS:
             proposal = replace(proposal, stamp_ns=now.clock_ns - age)
         self._filter.propose(proposal, now)
-        self.flush(began, now)
+        self.flush(now, began)
 
     def age_ns(self, info: Mapping[str, int]) -> int:
         """How old a message is at least, ns; negative: it says that it comes from the future. To be asked after
         `instant`."""
         return arrivals.age_ns(info, self._wakefulness, time.time_ns(), time.monotonic_ns())
+
+    def passed_ns(self, judged: Instant, now: Instant) -> int:
+        """How long ago a call for `judged` was made, ns; `now` is what `instant` has just said. The clock of simulated
+        time is a message, and waits while this process sleeps; only in lockstep it is right."""
+        slept = 0 if self.params.lockstep else self._wakefulness.gap_ns
+        return max(now.clock_ns - judged.clock_ns, slept)
 
     def objection(self, moves: bool = False) -> str:
         """Why what a person asks for is not done, for people; empty: nothing speaks against it. To be asked after
@@ -283,7 +290,7 @@ class SafetyNode(VlaNode):
         else:
             self._told[cause] = finding
         self._filter.report(cause, finding, now)
-        self.flush(judged=now)
+        self.flush(now)
 
     def against(self, now: Instant) -> Finding | None:
         """What any adapter has against moving the robot."""
@@ -300,7 +307,7 @@ class SafetyNode(VlaNode):
             return Answer(False, f"refused, the old setup stays: {error}")
         now = self.instant()
         answer = self._filter.reconfigure(verifier, now, finding=finding, setup=setup)
-        self.flush(judged=now)
+        self.flush(now)
         if answer.success:
             self._parts = replace(self._parts, setup=setup)
             for adapter in self._adapters:
@@ -316,7 +323,7 @@ class SafetyNode(VlaNode):
             for adapter in self._adapters:
                 adapter.check(now)
             self._filter.cycle(now)
-            self.flush(began, now)
+            self.flush(now, began)
         self._lockstep.acknowledge(now.clock_ns)
         self._views.busy_ns += time.monotonic_ns() - began
         self._views.cycles += 1
@@ -356,18 +363,12 @@ class SafetyNode(VlaNode):
 
     # -- outputs
 
-    def flush(self, began_ns: int | None = None, judged: Instant | None = None) -> None:
-        """Publishes what the filter wants to be published: commands first. `judged`: the time of the call that made it;
-        what took too long is not sent, and a stop made anew. None: what is sent begins at rest."""
+    def flush(self, judged: Instant, began_ns: int | None = None) -> bool:
+        """Publishes what the filter wants to be published: commands first. False: they were not sent, because it is too
+        long ago that they were `judged`."""
         assert self._filter is not None and self._safety is not None
-        if judged is not None and self._filter.pending:
-            now = self.instant()
-            if seconds(now.clock_ns - judged.clock_ns) > self._safety.config.cycle.lead / 2:
-                self._filter.retract(now)
+        sent = self._commands is None or self._commands.send(self._filter, judged)
         output = self._filter.drain()
-        if self._commands is not None:
-            for motion in output.motions:
-                self._commands.publish(motion_msg(motion, self._robot.joints))
         latency = 0 if began_ns is None else time.monotonic_ns() - began_ns
         for decision in output.decisions:
             self._decisions.publish(decision_msg(replace(decision, latency_ns=latency), self._robot.base_frame))
@@ -381,8 +382,9 @@ class SafetyNode(VlaNode):
         if isinstance(self._filter, RecordedFilter):
             self._filter.settle()  # what the controller waits for has left
             if self._filter.pending:  # the record failed: the stop goes out at once
-                self.flush()
+                sent &= self.flush(judged)
         self._views.show(self._safety)
+        return sent
 
     def _publish_state(self) -> None:
         assert self._safety is not None

@@ -9,6 +9,7 @@ from vla_safety.core.filter import SafetyFilter
 from vla_safety.core.records import Answer
 from vla_safety.core.watchdogs import Instant
 from vla_safety.recording import RecordedFilter
+from vla_safety.sending import TOO_LATE
 
 Act = Callable[[SafetyFilter | RecordedFilter, Instant], Answer]
 
@@ -40,15 +41,15 @@ class People(Adapter):
         if self._estop_asked and self.host.filter is not None:
             self._estop_asked = False
             self.host.filter.estop(now)
-            self.host.flush(judged=now)
+            self.host.flush(now)
 
     def _service(self, name: str, act: Act) -> Callable[[Trigger.Request, Trigger.Response], Trigger.Response]:
         def serve(_: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             now = self.host.instant()
             self.check(now)
             answer = self._answer(name, act, now)
-            if self.host.filter is not None:
-                self.host.flush(judged=None if name == "arm" else now)
+            if self.host.filter is not None and not self.host.flush(now) and name == "arm":
+                answer = Answer(False, TOO_LATE)
             response.success, response.message = answer.success, answer.message
             self.host.get_logger().info(f"{name}: {answer.message}")
             return response

@@ -23,7 +23,7 @@ from vla_safety.core.validation import Proposal
 from vla_safety.core.verification import Verifier
 from vla_safety.core.watchdogs import Instant
 
-FORMAT = 4
+FORMAT = 5
 
 
 class RecordedFilter:
@@ -103,14 +103,14 @@ class RecordedFilter:
         return self.inner.retreat(now)
 
     @property
-    def pending(self) -> bool:
+    def pending(self) -> tuple[Motion, ...]:
         """See SafetyFilter."""
         return self.inner.pending
 
-    def retract(self, now: Instant) -> None:
+    def retract(self, now: Instant, again: bool = True) -> None:
         """See SafetyFilter."""
-        self._write("retract", now)
-        self.inner.retract(now)
+        self._write("retract", now, again=again)
+        self.inner.retract(now, again)
 
     def arm(self, now: Instant) -> Answer:
         """See SafetyFilter."""
@@ -226,7 +226,7 @@ def _apply(safety: SafetyFilter, parts: Parts, record: dict[str, Any]) -> None:
         case "retreat":
             safety.retreat(now)
         case "retract":
-            safety.retract(now)
+            safety.retract(now, record["again"])
         case "arm":
             safety.arm(now)
         case "disarm":

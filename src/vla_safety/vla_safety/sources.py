@@ -9,9 +9,10 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vla_node_base.qos import COMMAND
 from vla_safety.adapters import Adapter, Host
-from vla_safety.core.records import refusal
+from vla_safety.core.records import Answer, refusal
 from vla_safety.core.validation import OVERRIDE, PLANNER
 from vla_safety.messages import proposal_from_trajectory
+from vla_safety.sending import TOO_LATE
 
 
 class Sources(Adapter):
@@ -43,7 +44,7 @@ class Sources(Adapter):
                 return  # held when it was sent; whether it still is, the next one says
         # Silence counts from when it was sent. A switch that was let go stops at once, however late that is heard.
         host.filter.deadman(bool(message.data), replace(now, watch_ns=now.watch_ns - since))
-        host.flush(judged=now)
+        host.flush(now)
 
     def _retreat(self, _: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         now = self.host.instant()
@@ -52,7 +53,8 @@ class Sources(Adapter):
             return response
         finding = self.host.against(now)
         answer = refusal(finding) if finding is not None else self.host.filter.retreat(now)
-        self.host.flush()
+        if not self.host.flush(now):
+            answer = Answer(False, TOO_LATE)
         response.success, response.message = answer.success, answer.message
         self.host.get_logger().info(f"retreat: {answer.message}", throttle_duration_sec=2.0)
         return response

@@ -10,6 +10,7 @@ from vla_bringup.session import Session
 from vla_system_tests.motion import FASTEST, Fence, Swinging, Watcher
 
 TAIL = 0.8  # s: the longest that a message to the controller goes on after the filter's last cycle
+IN_FLIGHT = FASTEST * 2 * 0.04  # rad: one message is in the middleware while the process is frozen, 40 ms ahead
 SETTLING = 0.06  # s: joint states come every 10 ms, and the measured arm follows the commanded one
 
 
@@ -61,7 +62,8 @@ def test_i04_a_frozen_filter_stops_and_does_not_resume_by_itself(start, fence, c
 
 
 def test_i15_a_filter_that_was_frozen_shortly_does_not_judge_by_an_old_clock(start, fence, chance):
-    """It wakes with old chunks and an old simulated clock in its queues: no motion may come of them."""
+    """It wakes with old chunks and an old simulated clock in its queues: no motion may come of them. What was in the
+    middleware when it froze does arrive, and is a message late."""
     session, driver, watcher = swinging(start, chance, lockstep=False)
     pid = session.runner.pid("vla_safety")
     for pause in (0.15, 0.4, 0.7):
@@ -71,7 +73,9 @@ def test_i15_a_filter_that_was_frozen_shortly_does_not_judge_by_an_old_clock(sta
         os.kill(pid, signal.SIGCONT)
         driver.running = False
         watcher.pass_time(1.5)
-        assert watcher.fastest_after(frozen) <= FASTEST * 1.05, "a stop is slower than the swing: it jumped"
+        leap = watcher.longest_leap(frozen)
+        print(f"frozen for {pause} s, longest leap {leap:.4f} rad")
+        assert leap <= IN_FLIGHT, "it was commanded where it would have been by the old clock"
         driver.running = True
         watcher.wait_moving()
     assert not fence.violations(watcher.positions_after(0))

@@ -14,7 +14,7 @@ from vla_bringup.operator import Operator
 from vla_contract.chunk import ActionChunk
 from vla_contract.interpolation import Trajectory
 from vla_contract.robot import Robot, load_robot
-from vla_node_base.conversions import chunk_msg, seconds, to_ns
+from vla_node_base.conversions import chunk_msg, to_ns, trajectory_from_msg
 from vla_node_base.lockstep import Lockstep
 from vla_node_base.qos import COMMAND, SENSOR
 from vla_sim.core.cell import Cell
@@ -92,6 +92,8 @@ class Watcher:
         self._arm = [self._robot.joints.index(joint) for joint in self._robot.arm_joints]
         self.motion = Motion()
         self.commands: list[tuple[int, int]] = []  # time received, time at which it has come to rest
+        self.leaps: list[tuple[int, float]] = []  # time received, rad from the curve before to this one
+        self._curve: tuple[int, Trajectory] | None = None
         self._lock = threading.Lock()
         node = operator.node
         node.create_subscription(JointState, self._robot.joint_states.topic, self._on_joints, SENSOR)
@@ -105,8 +107,17 @@ class Watcher:
             self.motion.speeds.append(float(np.abs(velocities[self._arm]).max()))
 
     def _on_command(self, message: JointTrajectory) -> None:
-        begin = to_ns(message.header.stamp) or self.now_ns
-        self.commands.append((self.now_ns, begin + round(seconds(message.points[-1].time_from_start) * 1e9)))
+        now = self.now_ns
+        begin, curve = to_ns(message.header.stamp) or now, trajectory_from_msg(message)
+        end = begin + round(curve.times[-1] * 1e9)
+        self.commands.append((now, end))
+        if end < now:
+            return  # the controller refuses it
+        if self._curve is not None:
+            at = max(now, begin)
+            was, is_ = (c.sample((at - b) * 1e-9).positions[0, self._arm] for b, c in (self._curve, (begin, curve)))
+            self.leaps.append((now, float(np.abs(is_ - was).max())))
+        self._curve = begin, curve
 
     @property
     def now_ns(self) -> int:
@@ -158,6 +169,10 @@ class Watcher:
         kept = stamps >= stamp_ns
         steps = np.abs(np.diff(positions[kept][:, self._arm], axis=0)).max(axis=1)
         return float((steps / (np.diff(stamps[kept]) * 1e-9)).max(initial=0.0))
+
+    def longest_leap(self, stamp_ns: int) -> float:
+        """From what the controller played to what it was commanded at that instant, rad, since `stamp_ns`."""
+        return max((leap for at, leap in self.leaps if at >= stamp_ns), default=0.0)
 
     def positions_after(self, stamp_ns: int) -> Array:
         """(N, n) measured from `stamp_ns` on."""

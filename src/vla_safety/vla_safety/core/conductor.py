@@ -244,8 +244,8 @@ class Conductor:
 
     def retract(self) -> bool:
         """What is in the outbox was not sent. False: there is nothing else that is committed."""
-        self.outbox.clear()
-        return self.timeline.retract()
+        unsent, self.outbox = len(self.outbox), []
+        return all(self.timeline.retract() for _ in range(unsent))
 
     def moving(self, now: Instant) -> bool:
         """Whether what is committed is not over yet."""

@@ -71,9 +71,9 @@ class SafetyFilter:
     # ---------------------------------------------------------------- inputs
 
     @property
-    def pending(self) -> bool:
-        """Whether there is a motion to be published."""
-        return bool(self._conductor.outbox)
+    def pending(self) -> tuple[Motion, ...]:
+        """Motions to be published, in order."""
+        return tuple(self._conductor.outbox)
 
     def drain(self) -> Output:
         """What is to be published since the last call."""
@@ -117,10 +117,11 @@ class SafetyFilter:
         except Exception as error:
             self._guard.fail(now, error)
 
-    def retract(self, now: Instant) -> None:
+    def retract(self, now: Instant, again: bool = True) -> None:
         """The messages in the output were not sent, because it took too long to make them (a late command is a stale
-        one): what was committed before goes on to its stop. A stop is made again, for now."""
-        self._guard.retract(now)
+        one): what was committed before goes on to its stop. Where there was nothing before, the robot is not taken or
+        led back after all. `again`: a stop is made anew, for now."""
+        self._guard.retract(now, again)
 
     def report(self, cause: str, finding: Finding | None, now: Instant) -> None:
         """What a device or a monitor says: a finding stops and latches, None takes back what `cause` said before."""

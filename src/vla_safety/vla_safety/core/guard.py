@@ -203,20 +203,33 @@ class Guard:
         if known is None or self.mode != Mode.ESTOP:
             self.halt(now, Event.ESTOP, finding)
 
-    def retract(self, now: Instant) -> None:
-        """The messages in the output were not sent, because it took too long to make them (a late command is a stale
-        one): what was committed before goes on to its stop. A stop is made again, for now."""
+    def retract(self, now: Instant, again: bool = True) -> None:
+        """See SafetyFilter."""
+        if not self.conductor.outbox:
+            return
+        late = Finding("late_cycle", "filter", seconds(self.conductor.lead), 0.0)
         if not self.conductor.retract():
+            self._take_back(now, late)
             return
         self.look(now)  # not before: what was not sent is no motion to be stopped
-        plan, late = self.conductor.drop(), Finding("late_cycle", "filter", seconds(self.conductor.lead), 0.0)
+        plan = self.conductor.drop()
         if plan is not None and self.mode in ENABLED:
             self._watch_end(now)
             self._trouble(plan, now, late)
             return
-        due = self.conductor.halt(now, self.monitor)
+        due = self.conductor.halt(now, self.monitor) if again else None
         if due is not None:
             self.supervisor.expect_stop(due)
+        elif not again:
+            self._watch_end(now)
+        if plan is not None:
+            self._say_stopped(plan, late, now)
+
+    def _take_back(self, now: Instant, late: Finding) -> None:
+        """The first message was not sent: the robot is not taken, and not led back."""
+        plan = self.conductor.drop()
+        if self.mode in ENABLED:
+            self.enter(Event.DISARM, late)
         if plan is not None:
             self._say_stopped(plan, late, now)
 

@@ -162,7 +162,7 @@ class Timeline:
         kept = [
             piece
             for piece, following in pairwise(pieces)
-            if following[0] > since_ns - self._keep_ns and piece[0] < since_ns
+            if following[0] > since_ns - self._keep_ns and piece[0] <= since_ns
         ]
         self._pieces = [*kept, pieces[-1]]
 

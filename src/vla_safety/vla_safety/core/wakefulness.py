@@ -23,13 +23,15 @@ class Wakefulness:
         self._longest = nanoseconds(longest)
         self._drain = nanoseconds(DRAIN)
         self._looked: int | None = None
+        self.gap_ns = 0  # between the last two looks
         self._slept_ns = self._woken_ns = -nanoseconds(DOUBT)
         self._woke: tuple[int, int] | None = None  # clock and steady clock at the first look after a sleep
 
     def look(self, clock_ns: int, steady_ns: int) -> bool:
         """Whether the clock can be believed. To be called often: at each input, and by a timer on the steady clock."""
         before, self._looked = self._looked, steady_ns
-        if before is not None and steady_ns - before > self._longest:
+        self.gap_ns = 0 if before is None else steady_ns - before
+        if before is not None and self.gap_ns > self._longest:
             self._woke, self._slept_ns, self._woken_ns = (clock_ns, steady_ns), before, steady_ns
         if self._woke is not None and clock_ns != self._woke[0] and steady_ns - self._woke[1] >= self._drain:
             self._woke = None
