@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "test"))
 
-from remote import FR3, HOME
+from remote import FR3, HOME, Server, answered, remote_backend
+
+from vla_contract.observation import Observation
+from vla_policy_node.core.model_inputs import robot_layout
 
 PACKAGE = Path(__file__).parents[1]
 PYTHON = os.environ.get("VLA_INTEROP_PYTHON", "")
@@ -37,6 +41,7 @@ def folder(tmp_path_factory):
     image = random.integers(0, 256, (COUNT, 96, 96, 3), dtype=np.uint8)
     np.savez(path / "observations.npz", state=state, image=image)
     run("tiny_act.py", path)
+    shutil.copytree(path / "checkpoint", path / "served")  # what follows spoils it on purpose
     run("run_policy.py", path, FR3.path)
     run("tiny_smolvla.py", path, FR3.path)
     yield path
@@ -68,6 +73,37 @@ def test_smolvla_answers_what_it_answers_under_lerobot(folder):
 def test_a_language_model_that_is_not_there_is_named(folder):
     refused = json.loads((folder / "smolvla.json").read_text())["refused"]
     assert "LeRobot cannot load checkpoint" in refused and "option backbone" in refused
+
+
+def test_it_is_served_to_openpi_s_clients_from_lerobot_s_interpreter(folder):
+    """The server runs in ROS's environment, the policy in LeRobot's."""
+    layout = {
+        "observation.images.front": {"camera": "front", "height": 96, "width": 96},
+        "observation.state": {"state": ["joint_position"], "joints": list(FR3.joints)},
+    }
+    action = {"space": "joint_position", "joints": list(FR3.joints)}
+    content = {
+        "backend": "lerobot",
+        "checkpoint": str(folder / "served"),
+        "interpreter": PYTHON,
+        "load_timeout": 300.0,
+        "options": {"inputs": layout, "action": action, "dt": 0.05, "device": "cpu"},
+    }
+    file = folder / "act.yaml"
+    file.write_text(yaml.safe_dump(content))
+    given, expected = np.load(folder / "observations.npz"), np.load(folder / "actions.npz")["actions"]
+    command = ("-m", "vla_policy_node.serve", str(FR3.path), str(file), "--port", "{port}")
+    server = Server(*command, patience=300.0)
+    try:
+        inputs = robot_layout(FR3, ("front",))
+        client = remote_backend("served", server.port, horizon=16, dt=0.05, inputs=inputs, timeout=60.0)
+        for state, image, rows in zip(given["state"], given["image"], expected, strict=True):
+            positions = state.astype(np.float64)
+            seen = Observation(1, {"front": image}, positions, np.zeros_like(positions), "pick")
+            assert np.abs(answered(client, seen).positions - rows).max() <= 1e-5
+        client.close()
+    finally:
+        server.kill()
 
 
 def test_what_does_not_fit_is_refused(folder):

@@ -1,6 +1,8 @@
 """Our server driven by openpi's own client (PyPI `openpi-client`), as real processes; its manners in this process."""
 
 import asyncio
+import mmap
+import os
 import queue
 import signal
 import subprocess
@@ -9,6 +11,7 @@ import threading
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,6 +30,7 @@ from vla_policy_node.serve import PolicyServer
 from vla_policy_node.serving.engine import LocalEngine
 from vla_policy_node.worker.client import Worker
 from vla_policy_node.worker.events import Answer, Ready, Refusal
+from vla_policy_node.worker.images import SharedImages
 
 # openpi-client 0.1.2 opens its connection in the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used as a context manager:DeprecationWarning")
@@ -134,6 +138,15 @@ def openpi_client(port, key=None):
 
 def our_client(port, **changes):
     return remote_backend("served", port, **changes)
+
+
+def children(pid):
+    """Of all its threads."""
+    return [
+        int(child)
+        for thread in Path(f"/proc/{pid}/task").iterdir()
+        for child in (thread / "children").read_text().split()
+    ]
 
 
 def get(port, path="/healthz"):
@@ -257,6 +270,56 @@ def test_the_command_line_says_what_is_wrong(policy_file):
     command = [sys.executable, "-m", "vla_policy_node.serve", str(FR3.path), str(policy_file), "--host", "0.0.0.0"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2 and "opens the policy to the network" in ended.stderr
+
+
+def test_a_policy_with_an_interpreter_of_its_own_is_served_from_there(policy_file, tmp_path):
+    """Here it is the same Python, as a process of its own; `./vla interop` has one with LeRobot."""
+    content = yaml.safe_load(policy_file.read_text()) | {"interpreter": sys.executable}
+    content["checkpoint"] = str(policy_file.parent / content["checkpoint"])
+    foreign = tmp_path / "foreign.yaml"
+    foreign.write_text(yaml.safe_dump(content))
+    here = Server("-m", "vla_policy_node.serve", str(FR3.path), str(policy_file), "--port", "{port}")
+    there = Server("-m", "vla_policy_node.serve", str(FR3.path), str(foreign), "--port", "{port}")
+    try:
+        seen = WATCHED.compose(observation())
+        expected = openpi_client(here.port).infer(seen)["actions"]
+        assert np.array_equal(openpi_client(there.port).infer(seen)["actions"], expected)
+        client = our_client(there.port)
+        answered(client, observation())
+        (child,) = children(there.process.pid)
+        os.kill(child, signal.SIGKILL)
+        refused, chunks = [], []
+
+        def attempt():
+            try:
+                chunks.append(client.infer(observation(), None))
+            except InferenceError as error:
+                refused.append(str(error))
+            return chunks
+
+        until(attempt)
+        assert any("process has ended and starts again" in reason for reason in refused), refused
+        assert np.allclose(chunks[0].positions, expected, atol=1e-6) and children(there.process.pid) != [child]
+        client.close()
+    finally:
+        here.kill()
+        there.kill()
+
+
+def test_images_of_any_size_reach_a_policy_with_an_interpreter_of_its_own():
+    shapes = {"front": (8, 6)}
+    images = SharedImages(shapes, exact=False)
+    memory = np.frombuffer(mmap.mmap(images.fd, 0), dtype=np.uint8)
+    for height, width in ((8, 6), (3, 5), (1, 48), (12, 4)):
+        image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        offset, *size = images.put("front", image)
+        assert size == [height, width]
+        assert np.array_equal(memory[offset : offset + image.size].reshape(image.shape), image)
+    for wrong in ((8, 7, 3), (8, 6), (8, 6, 4), (0, 6, 3)):
+        with pytest.raises(InferenceError, match="has shape"):
+            images.put("front", np.zeros(wrong, np.uint8))
+    with pytest.raises(InferenceError, match="has shape"):
+        SharedImages(shapes).put("front", np.zeros((3, 5, 3), np.uint8))
 
 
 # In this process

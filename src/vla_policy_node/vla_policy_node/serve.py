@@ -10,7 +10,8 @@ Listens on loopback. Another address needs a key, in the environment variable VL
 the network could use the policy.
 
 With `--ray` the calls of several robots are answered together, by copies of the policy on Ray Serve: one pass of the
-network for a batch, on this machine or on a cluster.
+network for a batch, on this machine or on a cluster. A policy whose file names an `interpreter` runs in that one, in a
+process of its own.
 """
 
 import argparse
@@ -37,11 +38,10 @@ from websockets.http11 import Request, Response
 from vla_contract.errors import ConfigError, InferenceError, VlaError
 from vla_contract.observation import Observation
 from vla_contract.robot import Robot, load_robot
-from vla_policy_node.backends import load_backend
 from vla_policy_node.backends.encodings import pack_openpi, unpack_openpi
 from vla_policy_node.config import load_policy_file
 from vla_policy_node.core.model_inputs import CameraEntry, ModelInputs, StateEntry, robot_layout
-from vla_policy_node.serving.engine import Call, Engine, LocalEngine, Reply, drives
+from vla_policy_node.serving.engine import Call, Engine, LocalEngine, Reply, drives, loaded
 from vla_policy_node.serving.ray_engine import RayEngine, RayOptions
 from vla_policy_node.worker.client import WorkerSpec
 
@@ -210,7 +210,7 @@ def _check_address(host: str, key: str) -> None:
 
 def _engine(chosen: argparse.Namespace, spec: WorkerSpec, robot: Robot) -> Engine:
     if not chosen.ray:
-        return LocalEngine(load_backend(spec.backend, spec.checkpoint, robot, spec.options))
+        return LocalEngine(loaded(spec, robot))
     options = RayOptions(chosen.ray_address, chosen.replicas, chosen.batch, chosen.batch_wait, chosen.gpus)
     return RayEngine(spec, options, f"vla-{chosen.policy.stem}")
 
@@ -262,11 +262,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_address(chosen.host, key)
         robot, policy = load_robot(chosen.robot), load_policy_file(chosen.policy)
         spec = policy.worker(robot.path.resolve())
-        if spec.interpreter:
-            raise ConfigError(
-                f"{policy.path}: the policy runs in '{spec.interpreter}'; start this command with that interpreter "
-                "and a policy file without the key"
-            )
         server = PolicyServer(_engine(chosen, spec, robot), robot, chosen.host, chosen.port, key)
         asyncio.run(_serve(server))
     except (VlaError, OSError) as error:

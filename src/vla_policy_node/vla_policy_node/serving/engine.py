@@ -20,7 +20,10 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.errors import InferenceError
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata
-from vla_policy_node.backends import Answer, Backend, BatchBackend, Question, attempt
+from vla_contract.robot import Robot
+from vla_policy_node.backends import Answer, Backend, BatchBackend, Question, attempt, load_backend
+from vla_policy_node.worker.backend import WorkerBackend
+from vla_policy_node.worker.client import WorkerSpec
 
 _log = logging.getLogger(__name__)
 _SAME_TIME = 1e-9  # s; times of rows are products of dt
@@ -137,8 +140,19 @@ def _guarded(function: Any, argument: Any) -> Any:
         return InferenceError(f"the policy failed: {type(error).__name__}")
 
 
+def loaded(spec: WorkerSpec, robot: Robot) -> Backend:
+    """A policy, in this process or in one of the interpreter that its policy file names.
+
+    Raises:
+        ConfigError: when it cannot be loaded.
+    """
+    if spec.interpreter:
+        return WorkerBackend(spec, robot)
+    return load_backend(spec.backend, spec.checkpoint, robot, spec.options)
+
+
 class LocalEngine:
-    """One backend in this process. Inferences run one after the other on a thread of their own, so that the event loop
+    """One backend for all calls. Inferences run one after the other on a thread of their own, so that the event loop
     goes on answering pings, `/healthz` and new connections."""
 
     def __init__(self, backend: Backend):
@@ -160,3 +174,5 @@ class LocalEngine:
     def close(self) -> None:
         """Calls that wait are dropped."""
         self._thread.shutdown(wait=False, cancel_futures=True)
+        if isinstance(self._backend, WorkerBackend):
+            self._backend.close()

@@ -15,8 +15,7 @@ from typing import Any
 from vla_contract.errors import ConfigError, InferenceError, VlaError
 from vla_contract.policy import PolicyMetadata
 from vla_contract.robot import load_robot
-from vla_policy_node.backends import load_backend
-from vla_policy_node.serving.engine import Answering, Call, Reply
+from vla_policy_node.serving.engine import Answering, Call, Reply, loaded
 from vla_policy_node.worker.client import WorkerSpec
 
 _log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class Replica:
     """One copy of the policy; Ray Serve makes it and collects calls into batches. Paths are those of its machine."""
 
     def __init__(self, spec: WorkerSpec):
-        self._backend = load_backend(spec.backend, spec.checkpoint, load_robot(spec.robot), spec.options)
+        self._backend = loaded(spec, load_robot(spec.robot))
         self._answering = Answering(self._backend)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inference")
 

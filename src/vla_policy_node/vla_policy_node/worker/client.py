@@ -75,7 +75,8 @@ class Worker:
     """A policy in a process of its own.
 
     Args:
-        image_shapes: camera -> (height, width); the place that shared memory keeps for it.
+        image_shapes: camera -> (height, width); the place that shared memory keeps for it, and unless `exact` is off
+            the size of every image.
         on_event: called on the worker's thread.
 
     Attributes:
@@ -85,13 +86,17 @@ class Worker:
     """
 
     def __init__(
-        self, spec: WorkerSpec, image_shapes: Mapping[str, tuple[int, int]], on_event: Callable[[Event], None]
+        self,
+        spec: WorkerSpec,
+        image_shapes: Mapping[str, tuple[int, int]],
+        on_event: Callable[[Event], None],
+        exact: bool = True,
     ):
         self.spec = spec
         self.restarts = 0
         self.health, self.no_paths = Health(), ""
         self._on_event = on_event
-        self._images = SharedImages(image_shapes)
+        self._images = SharedImages(image_shapes, exact)
         self._wake = os.eventfd(0, os.EFD_NONBLOCK)
         self._lock = threading.Lock()  # of the next three
         self._connection: socket.socket | None = None  # while there is a process that serves
@@ -130,14 +135,14 @@ class Worker:
             raise InferenceError("an inference is under way; wait for its answer")
         images = self._put(observation)
         earlier = [
-            {**_state_map(one), "images": self._put(one, len(observation.earlier) - k)}
+            {**wire.state_map(one), "images": self._put(one, len(observation.earlier) - k)}
             for k, one in enumerate(observation.earlier)
         ]
         self._busy = True
         return self._ask(
             {
                 "do": "infer",
-                **_state_map(observation),
+                **wire.state_map(observation),
                 "images": images,
                 "earlier": earlier,
                 "instruction": observation.instruction,
@@ -377,15 +382,6 @@ class Worker:
                 os.eventfd_read(self._wake)
             except BlockingIOError:
                 pass
-
-
-def _state_map(observation: Observation) -> dict[str, Any]:
-    """What of an observation is neither an image nor the same for all of an inference."""
-    return {
-        "stamp_ns": int(observation.stamp_ns),
-        "positions": observation.positions,
-        "velocities": observation.velocities,
-    }
 
 
 def _forward(stream: Any, lines: "deque[str]") -> None:

@@ -20,12 +20,14 @@ class SharedImages:
 
     Args:
         shapes: camera -> (height, width).
+        exact: every image has that size; else it has room for as many pixels.
 
     Attributes:
         fd: of the memory, for the worker to map.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, int]]):
+    def __init__(self, shapes: Mapping[str, tuple[int, int]], exact: bool = True):
+        self._exact = exact
         # By camera, and steps into the past.
         self._places: dict[tuple[str, int], Place] = {}
         self._views: dict[tuple[str, int], NDArray[np.uint8]] = {}
@@ -55,6 +57,10 @@ class SharedImages:
             announced = ", ".join(name for name, ago in self._places if ago == 0) or "none"
             raise InferenceError(f"camera '{name}' was not announced; announced are {announced}")
         view = self._views[key]
+        if not self._exact and image.ndim == 3 and image.shape[2] == 3 and 0 < image.size <= view.size:
+            offset, (height, width, _) = self._places[key][0], image.shape
+            np.copyto(view.reshape(-1)[: image.size].reshape(image.shape), image)
+            return offset, height, width
         if image.shape != view.shape:
             raise InferenceError(f"image of camera '{name}' has shape {image.shape}, expected {view.shape}")
         if self._lies.get(key) is not image:

@@ -13,6 +13,7 @@ import numpy as np
 from vla_contract.chunk import ActionChunk, BaseMotion
 from vla_contract.errors import VlaError
 from vla_contract.interpolation import Trajectory
+from vla_contract.observation import Observation
 
 _LENGTH = struct.Struct("<I")
 _ARRAY = 1  # msgpack extension code
@@ -79,6 +80,15 @@ def _unpack_array(code: int, data: bytes) -> Any:
     if np.dtype(dtype).kind not in _KINDS:
         raise ValueError(f"array of {dtype} is not accepted")
     return np.frombuffer(raw, dtype=dtype).reshape(shape)
+
+
+def state_map(observation: Observation) -> dict[str, Any]:
+    """What of an observation is neither an image nor the same for all of an inference."""
+    return {
+        "stamp_ns": int(observation.stamp_ns),
+        "positions": observation.positions,
+        "velocities": observation.velocities,
+    }
 
 
 def trajectory_map(trajectory: Trajectory | None) -> dict[str, Any] | None:
