@@ -246,6 +246,19 @@ def test_along_a_straight_path_at_full_speed_it_takes_as_long_as_the_known_value
     assert finding is None
 
 
+@pytest.mark.parametrize("fraction", [0.5, 0.8, 1.0])
+def test_a_stop_along_the_path_uses_its_fraction_of_the_limits_and_no_more(fraction):
+    v = np.zeros(N)
+    v[0] = 2.0
+    start = MIDDLE - v * 0.4
+    path = Motion(np.array([0, 1_000_000_000]), np.array([start, start + v]), np.array([v, v]), np.zeros((2, N)))
+    curve = curve_of(stop_along(path, 0, LIMITS, fraction))
+    s = np.arange(0.0, curve.x[-1], 1e-4)
+    deceleration, jerk = (float(np.abs(curve.derivative(k)(s)).max()) for k in (2, 3))
+    assert deceleration == pytest.approx(fraction * LIMITS.max_acceleration[0], rel=0.02)
+    assert jerk <= fraction * LIMITS.max_jerk[0] * 1.001
+
+
 @pytest.mark.parametrize("cut", np.linspace(0.02, 1.9, 15).tolist())
 def test_i04_a_stop_along_a_path_takes_little_longer_than_the_limits_need(cut):
     """A path that is slow at first and fast later: whoever stops in the slow part is not led through the fast one."""
