@@ -102,6 +102,16 @@ def test_i15_who_is_armed_too_late_is_not_armed(tmp_path, monkeypatch):
         assert it.mode == Mode.ARMED and it.commands()
 
 
+def test_reading_files_before_arming_takes_no_time_from_the_command(tmp_path, monkeypatch):
+    """A zone's mesh on a slow disk: the clock is read again once it is known to be the same."""
+    with inside(tmp_path) as it:
+        it.run(0.2)
+        adapter = it.node._adapters[0]
+        monkeypatch.setattr(adapter, "arming", lambda: setattr(it, "ns", it.ns + 70_000_000))
+        answer = it.call("arm")
+        assert answer.success and len(it.commands()) == 1, answer.message
+
+
 def test_i15_i20_a_retreat_whose_first_message_is_late_does_not_begin(tmp_path, monkeypatch):
     with inside(tmp_path) as it:
         it.moving()

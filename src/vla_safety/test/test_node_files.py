@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import yaml
 from node_bench import running
+from node_inside import inside
 from rig import BRINGUP, ROBOT
 from test_meshes import CORNERS, obj
 
@@ -67,6 +68,20 @@ def test_of_two_mesh_files_of_one_name_each_is_watched(bench):
         assert f"{folder}/hull.obj" in answer and "was changed since it was read" in answer, answer
         mesh.write_bytes(before)
     bench.arm()
+
+
+@pytest.mark.parametrize("key", ["period: 0.02", "lead: 0.1", "segment: 0.3"])
+def test_the_cycle_holds_as_long_as_the_filter_runs(tmp_path, key):
+    """Timers and the lifespan of commands are made of it."""
+    with inside(tmp_path) as it:
+        file = tmp_path / "cell.yaml"
+        before = file.read_text()
+        assert "\ncycle:" not in before
+        file.write_text(f"{before}\ncycle:\n  {key}\n")
+        refused = it.call("reload")
+        assert not refused.success and "`cycle` holds as long as the filter runs; restart it" in refused.message
+        file.write_text(before)
+        assert it.call("reload").success
 
 
 def test_a_reload_that_fails_at_its_last_step_leaves_every_part_on_the_old_rules(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from vla_safety.building import Parts, assemble, carrying_as_before, make_verifi
 from vla_safety.controller import Controller
 from vla_safety.core.audit import AuditLog
 from vla_safety.core.filter import SafetyFilter
-from vla_safety.core.findings import Finding, Verdict
+from vla_safety.core.findings import Finding
 from vla_safety.core.latch import CarriedFile, LatchFile
 from vla_safety.core.modes import Mode
 from vla_safety.core.motion import nanoseconds, seconds
@@ -44,7 +44,7 @@ from vla_safety.people import People
 from vla_safety.planning_scene import PlanningScene
 from vla_safety.recording import RecordedFilter
 from vla_safety.reduced import ReducedSpeed
-from vla_safety.sending import Commands
+from vla_safety.sending import TOO_LATE, Commands
 from vla_safety.sources import Sources
 from vla_safety.views import Views
 
@@ -164,6 +164,8 @@ class SafetyNode(VlaNode):
         """Makes the filter anew from its files; the old one stays when one of them is wrong."""
         setup = None if self._parts is None else self._parts.setup
         parts = read_parts(self._robot, self.params.safety, urdf, self.params.shadow, setup)
+        if self._parts is not None and parts.config.cycle != self._parts.config.cycle:
+            raise ConfigError("`cycle` holds as long as the filter runs; restart it to change that, or put it back")
         if self._parts is None and self._carried is not None:
             parts = carrying_as_before(parts, self._carried)
         safety = assemble(parts, self._memory)
@@ -264,8 +266,8 @@ class SafetyNode(VlaNode):
         return arrivals.age_ns(info, self._wakefulness, time.time_ns(), time.monotonic_ns())
 
     def passed_ns(self, judged: Instant, now: Instant) -> int:
-        """How long ago a call for `judged` was made, ns; `now` is what `instant` has just said. The clock of simulated
-        time is a message, and waits while this process sleeps; only in lockstep it is right."""
+        """How long ago a call for `judged` was made, ns; `now` is what `instant` has just said."""
+        # Simulated time is a message, which waits while this process sleeps; only in lockstep it is right.
         slept = 0 if self.params.lockstep else self._wakefulness.gap_ns
         return max(now.clock_ns - judged.clock_ns, slept)
 
@@ -337,13 +339,16 @@ class SafetyNode(VlaNode):
 
     # -- people
 
-    def _arm(self, called: Called, now: Instant) -> Answer:
+    def _arm(self, called: Called, asked: Instant) -> Answer:
         assert self._safety is not None
         if self._safety.mode == Mode.DISARMED:
-            finding = self.against(now) or next(filter(None, (each.arming() for each in self._adapters)), None)
+            finding = self.against(asked) or next(filter(None, (each.arming() for each in self._adapters)), None)
             if finding is not None:
                 return refusal(finding)
-        return called.arm(now)
+        self._wakefulness.worked(time.monotonic_ns())  # files take their time to be read
+        now = self.instant()
+        answer = called.arm(now)
+        return answer if self.flush(now) else Answer(False, TOO_LATE)
 
     def _reload(self, _: Called, now: Instant) -> Answer:
         """Reads the safety file again. A wrong one is refused whole, and the old one stays."""
@@ -372,13 +377,7 @@ class SafetyNode(VlaNode):
         latency = 0 if began_ns is None else time.monotonic_ns() - began_ns
         for decision in output.decisions:
             self._decisions.publish(decision_msg(replace(decision, latency_ns=latency), self._robot.base_frame))
-            if decision.finding is not None and decision.verdict >= Verdict.TRIMMED:
-                self._views.saw(decision.finding)
-                self.get_logger().warning(
-                    f"{decision.verdict.name} {decision.source} {decision.sequence}: {decision.finding.sentence}; "
-                    f"{decision.finding.remedy}",
-                    throttle_duration_sec=0.5,
-                )
+            self._views.tell(decision)
         if isinstance(self._filter, RecordedFilter):
             self._filter.settle()  # what the controller waits for has left
             if self._filter.pending:  # the record failed: the stop goes out at once

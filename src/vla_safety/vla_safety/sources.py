@@ -52,6 +52,7 @@ class Sources(Adapter):
             response.success, response.message = False, why
             return response
         finding = self.host.against(now)
+        now = self.host.instant()
         answer = refusal(finding) if finding is not None else self.host.filter.retreat(now)
         if not self.host.flush(now):
             answer = Answer(False, TOO_LATE)

@@ -15,7 +15,7 @@ from vla_node_base.qos import LATCHED
 from vla_safety.adapters import Adapter
 from vla_safety.core.audit import AuditLog
 from vla_safety.core.filter import SafetyFilter
-from vla_safety.core.findings import Finding
+from vla_safety.core.findings import Decision, Finding, Verdict
 from vla_safety.core.latch import LatchFile
 from vla_safety.core.modes import Mode
 from vla_safety.core.zones import ZoneSet
@@ -75,10 +75,15 @@ class Views:
         )
         self._markers.publish(markers(scene, self._robot.base_frame, time_msg(self._node.now_ns())))
 
-    def saw(self, finding: Finding) -> None:
-        """Remembers the last violation of a zone or between links, to be shown."""
+    def tell(self, decision: Decision) -> None:
+        """Logs an intervention, and remembers the last violation of a zone or between links, to be shown."""
+        finding = decision.finding
+        if finding is None or decision.verdict < Verdict.TRIMMED:
+            return
         if finding.reason.partition(":")[0] in _SHOWN:
             self._violation = finding
+        what = f"{decision.verdict.name} {decision.source} {decision.sequence}"
+        self._node.get_logger().warning(f"{what}: {finding.sentence}; {finding.remedy}", throttle_duration_sec=0.5)
 
     def publish_diagnostics(
         self, safety: SafetyFilter, adapters: Sequence[Adapter], log: AuditLog | None, memory: LatchFile | None
