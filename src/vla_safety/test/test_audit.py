@@ -10,7 +10,7 @@ from rig import HOME, ROBOT, Rig, smooth_chunk
 
 from vla_safety.audit import main as audit_main
 from vla_safety.building import assemble, read_parts
-from vla_safety.core.audit import AuditError, AuditLog, Soundness, files_of, read, verify, verify_all
+from vla_safety.core.audit import AuditError, AuditLog, Soundness, chain, files_of, read, verify, verify_all
 from vla_safety.core.modes import Mode
 from vla_safety.recording import RecordedFilter, replay
 
@@ -76,6 +76,27 @@ def test_i19_any_tampering_is_found(tmp_path):
         with pytest.raises(AuditError, match="was changed, or one before it is missing"):
             for _ in read(path):
                 pass
+
+
+def test_i19_a_line_whose_hash_is_right_and_whose_number_is_not_is_found(tmp_path):
+    """Hashes are no secret: who leaves a record out and makes all later ones again must give them other numbers too."""
+    for number in (0, 2):
+        path = tmp_path / f"{number}.jsonl"
+        body = f'{{"n":{number},"k":"cycle","t":1'
+        path.write_text(f'{body},"h":"{chain(AuditLog(path).head, body + "}")}"}}\n')
+        if number == 0:
+            assert [record["t"] for record in read(path)] == [1]
+            continue
+        with pytest.raises(AuditError, match="was changed, or one before it is missing"):
+            list(read(path))
+
+
+def test_files_are_those_of_every_folder_that_is_given(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{folder}.jsonl").write_text("")
+    given = [tmp_path / "a", tmp_path / "b", tmp_path / "a" / "a.jsonl"]
+    assert [path.name for path in files_of(given)] == ["a.jsonl", "b.jsonl", "a.jsonl"]
 
 
 def test_i19_a_killed_writer_loses_one_record_at_the_most(tmp_path):

@@ -150,7 +150,7 @@ def test_i15_a_late_cycle_lets_the_committed_stop_play():
 
 def test_i15_a_message_that_took_too_long_is_not_sent():
     rig = Rig()
-    rig.propose(smooth_chunk(rig, away(0.8), duration=1.2))
+    rig.propose(smooth_chunk(rig, away(0.8), duration=1.2, sequence=7))
     rig.run(0.3)
     rig.advance(0.04)
     rig.observe()
@@ -159,6 +159,9 @@ def test_i15_a_message_that_took_too_long_is_not_sent():
     rig.advance(0.05)
     rig.filter.retract(rig.instant)
     rig.collect()
+    assert (rig.decisions[-1].verdict, rig.decisions[-1].source, rig.decisions[-1].sequence) == (
+        Verdict.STOPPED, "policy", 7,
+    )  # fmt: skip
     rig.run(0.8)
     assert rig.filter.mode == Mode.HOLD and rig.filter.finding.reason == "late_cycle"
     assert not rig.controller.state[1:].any()

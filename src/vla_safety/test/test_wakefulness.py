@@ -108,3 +108,23 @@ def test_short_gaps_are_no_sleep(gaps):
     for gap in gaps:
         steady += gap * MS
         assert wake.look(0, steady)
+
+
+def test_the_time_between_two_looks_is_known():
+    wake = Wakefulness(0.1)
+    assert wake.gap_ns == 0
+    wake.look(0, 5 * MS)
+    assert wake.gap_ns == 0, "nobody looked before"
+    wake.look(0, 7 * MS)
+    assert wake.gap_ns == 2 * MS
+    wake.look(0, 300 * MS)
+    assert wake.gap_ns == 293 * MS
+
+
+def test_a_sleep_after_work_of_its_own_is_still_a_sleep():
+    wake = Wakefulness(0.1)
+    wake.look(0, 0)
+    wake.worked(900 * MS)
+    assert wake.look(0, 950 * MS) and wake.gap_ns == 50 * MS
+    wake.worked(1900 * MS)
+    assert not wake.look(0, 2100 * MS), "the process slept after its work"
