@@ -7,9 +7,8 @@ import signal
 import pytest
 
 from vla_bringup.session import Session
-from vla_system_tests.motion import FASTEST, Fence, Swinging, Watcher
+from vla_system_tests.motion import FASTEST, TAIL, Fence, Swinging, Watcher
 
-TAIL = 0.8  # s: the longest that a message to the controller goes on after the filter's last cycle
 IN_FLIGHT = FASTEST * 2 * 0.04  # rad: one message is in the middleware while the process is frozen, 40 ms ahead
 SETTLING = 0.06  # s: joint states come every 10 ms, and the measured arm follows the commanded one
 
@@ -36,7 +35,7 @@ def assert_at_rest(watcher: Watcher, fence: Fence, killed_ns: int, lockstep: boo
     assert rest is not None, f"still moving at {watcher.speed:.3f} rad/s"
     print(f"at rest after {(rest - killed_ns) * 1e-9:.3f} s, promised {(promised - killed_ns) * 1e-9:.3f} s")
     assert promised - killed_ns <= TAIL * 1e9
-    assert rest <= (promised if lockstep else killed_ns + TAIL * 1e9) + SETTLING * 1e9
+    assert rest <= (watcher.latest_rest(killed_ns) if lockstep else killed_ns + TAIL * 1e9) + SETTLING * 1e9
     assert not fence.violations(watcher.positions_after(killed_ns))
 
 
