@@ -24,7 +24,6 @@ Array = NDArray[np.float64]
 MOVING = 0.15  # rad/s, of the fastest arm joint
 AT_REST = 0.02  # rad/s
 TAIL = 0.8  # s: the longest that a message to the controller goes on after the filter's last cycle
-UNDER_WAY = 0.03  # s after a message, from which on the next may be under way: one comes every 0.04 s
 SWING, PULSE = 0.8, 2.2  # rad, rad/s: the base joint swings to one side and back
 FASTEST = SWING * PULSE * 27**0.5 / 8  # rad/s, of the swing: the largest (1 - cos) sin is 27^(1/2) / 4
 HORIZON, STEP, PERIOD = 1.6, 0.05, 0.2  # s, of the chunks and between them
@@ -163,12 +162,6 @@ class Watcher:
         if not len(moving):
             return stamp_ns
         return None if moving[-1] + 1 >= len(stamps) else int(stamps[moving[-1] + 1])
-
-    def latest_rest(self, killed_ns: int) -> int:
-        """By when the arm must rest after the filter was stopped: when the last message said. A process that is stopped
-        while it sends has told some readers and not others, perhaps the controller and not us: then by TAIL."""
-        heard, promised = self.commands[-1]
-        return promised if killed_ns - heard < UNDER_WAY * 1e9 else killed_ns + round(TAIL * 1e9)
 
     def fastest_after(self, stamp_ns: int) -> float:
         """Of the arm's joints, from one position to the next, rad/s."""
