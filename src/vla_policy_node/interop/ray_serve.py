@@ -204,3 +204,21 @@ def _name(pid):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return ""
+
+
+def test_a_copy_of_a_policy_with_an_interpreter_of_its_own_answers_from_there(tmp_path):
+    """Here it is the same Python, as a process beside the copy."""
+    times = np.arange(0, 5, 0.1)
+    np.savez(
+        tmp_path / "still.npz", joint_names=np.array(FR3.joints), times=times, positions=np.tile(FR3.home, (50, 1))
+    )
+    file = policy_file(tmp_path, "replay", tmp_path / "still.npz", {"cameras": ["front"], "horizon": 16, "dt": 0.1})
+    file.write_text(file.read_text() + f"interpreter: {sys.executable}\n")
+    server = served(file)
+    try:
+        client = remote_backend("served", server.port, horizon=16, dt=0.1, inputs=robot_layout(FR3, ("front",)))
+        positions = answered(client, observation()).positions
+        assert positions.shape == (16, 8) and np.allclose(positions[-1], FR3.home, atol=0.05)
+        client.close()
+    finally:
+        end(server)
