@@ -48,11 +48,6 @@ class WorkerBackend:
         assert self._metadata is not None
         return self._metadata
 
-    @property
-    def pid(self) -> int | None:
-        """Of the process; None: there is none now."""
-        return self._worker.pid
-
     def infer(self, observation: Observation, prefix: Trajectory | None) -> ActionChunk:
         """See Backend."""
         while not self._events.empty():
