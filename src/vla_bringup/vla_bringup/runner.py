@@ -20,6 +20,7 @@ import yaml
 from vla_bringup.files import prefixes
 from vla_bringup.system import NodeSpec, System
 from vla_contract.errors import ConfigError, VlaError
+from vla_node_base.abandoned import free_abandoned
 
 INTERRUPT_TIMEOUT = 5.0  # s until SIGTERM
 TERMINATE_TIMEOUT = 2.0  # s until SIGKILL
@@ -71,6 +72,7 @@ class Runner:
         """
         commands = [command(spec, self.log_folder) for spec in self.system]
         self.log_folder.mkdir(parents=True, exist_ok=True)
+        free_abandoned()  # of systems that were killed: they would fill the machine's memory, one after the other
         try:
             for spec, line in zip(self.system, commands, strict=True):
                 self._start(spec, line)
