@@ -7,6 +7,7 @@ silent failure in the field (units, joint order, cameras, normalisation), so it 
 import hashlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vla_contract.errors import ConfigError, MismatchError
+from vla_contract.observation import Observation
 from vla_contract.robot import Robot, describe_errors
 
 METADATA_FILE = "policy.json"
@@ -211,3 +213,15 @@ def _statistics_misfits(policy: PolicyMetadata, vector: str, size: int) -> list[
     if not all(map(math.isfinite, (*statistics.mean, *statistics.std))) or min(statistics.std, default=1.0) <= 0:
         misfits.append(f"statistics.{vector}: {statistics}, expected finite means and positive deviations")
     return misfits
+
+
+def still(robot: Robot, policy: PolicyMetadata) -> Observation:
+    """A robot that stands at home before black cameras, and has stood there: what a model is warmed up with."""
+    images = {
+        name: np.zeros((camera.height, camera.width, 3), np.uint8)
+        for name, camera in robot.cameras.items()
+        if name in policy.cameras
+    }
+    home = np.array(robot.home, dtype=np.float64)
+    seen = Observation(0, images, home, np.zeros_like(home), "warm up")
+    return replace(seen, earlier=(seen,) * (policy.history.steps if policy.history else 0))

@@ -56,6 +56,13 @@ def test_our_backend_answers_what_lerobot_computes_itself(folder):
     assert np.abs(answers - expected).max() <= 1e-5
 
 
+def test_what_is_done_for_speed_changes_the_answer_a_little_or_not_at_all(folder):
+    found = json.loads((folder / "said.json").read_text())["variants"]
+    assert found["compile default"] <= 1e-4 and found["dtype float32"] == 0.0
+    assert 0.0 < found["dtype bfloat16"] <= 0.05
+    assert 0.0 < found["quantise int8"] <= 0.05
+
+
 @pytest.mark.parametrize(("kind", "steps", "horizon"), [("diffusion", 1, 8), ("vqbet", 4, 6)])
 def test_a_policy_that_looks_back_sees_what_it_sees_under_lerobot(folder, kind, steps, horizon):
     said = json.loads((folder / "said.json").read_text())[kind]
@@ -68,6 +75,7 @@ def test_smolvla_answers_what_it_answers_under_lerobot(folder):
     said = json.loads((folder / "smolvla.json").read_text())
     assert said["spread"] > 1e-3, "the policy looks at what it is shown"
     assert said["difference"] <= 1e-5
+    assert said["compiled"] <= 1e-4
 
 
 def test_a_language_model_that_is_not_there_is_named(folder):

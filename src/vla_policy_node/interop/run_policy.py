@@ -54,7 +54,7 @@ def main(folder: Path, robot_file: Path) -> None:
     policy = load_backend(locate("lerobot"), folder / "checkpoint", robot, options)
     positions = [policy.infer(now, None).positions for now in observations(seen)]
     np.savez(folder / "positions.npz", positions=np.stack(positions))
-    said = {}
+    said: dict[str, Any] = {"variants": variants(folder / "checkpoint", robot, options, observations(seen), positions)}
     small = {**options["inputs"], "observation.images.front": {"camera": "front", "height": 64, "width": 64}}
     try:
         load_backend(locate("lerobot"), folder / "checkpoint", robot, {**options, "inputs": small})
@@ -74,6 +74,18 @@ def main(folder: Path, robot_file: Path) -> None:
     for policy in (diffusion(), vqbet()):
         said[policy.name] = looking_back(policy, folder / policy.name, robot, home)
     (folder / "said.json").write_text(json.dumps(said))
+
+
+def variants(
+    checkpoint: Path, robot: Robot, options: dict[str, Any], seen: list[Observation], plain: list[np.ndarray]
+) -> dict[str, float]:
+    """Largest distance of the chunks from the `plain` ones, by what is done for speed."""
+    found = {}
+    for key, value in (("compile", "default"), ("dtype", "bfloat16"), ("dtype", "float32"), ("quantise", "int8")):
+        policy = load_backend(locate("lerobot"), checkpoint, robot, {**options, key: value})
+        chunks = [policy.infer(now, None).positions for now in seen]
+        found[f"{key} {value}"] = float(np.abs(np.stack(chunks) - np.stack(plain)).max())
+    return found
 
 
 # -- policies that look back

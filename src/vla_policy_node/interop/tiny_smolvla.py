@@ -3,7 +3,8 @@
     python tiny_smolvla.py FOLDER ROBOT_FILE
 
 reads `FOLDER/observations.npz`, makes the language model's folder `FOLDER/vlm` and the checkpoint `FOLDER/smolvla`,
-writes `FOLDER/smolvla.json`: largest `difference` of our chunks from LeRobot's, and how far LeRobot's `spread`.
+writes `FOLDER/smolvla.json`: largest `difference` of our chunks from LeRobot's, the same of `compiled` ones,
+and how far LeRobot's `spread`.
 """
 
 import json
@@ -90,8 +91,12 @@ def main(folder: Path, robot_file: Path) -> None:
         refused = ""
     except ConfigError as error:
         refused = str(error)
-    backend = load_backend(locate("lerobot"), folder / "smolvla", robot, {**options_for(robot), "backbone": str(moved)})
+    options = {**options_for(robot), "backbone": str(moved)}
+    backend = load_backend(locate("lerobot"), folder / "smolvla", robot, options)
     ours = [backend.infer(now, None).positions for now in seen]
+    torch._inductor.config.fallback_random = True  # compiled code draws other noise from the same seed
+    backend = load_backend(locate("lerobot"), folder / "smolvla", robot, {**options, "compile": "default"})
+    compiled = [backend.infer(now, None).positions for now in seen]
     torch.manual_seed(0)
     theirs = []
     for now in seen:
@@ -106,6 +111,7 @@ def main(folder: Path, robot_file: Path) -> None:
         theirs.append(torch.stack([after(chunk[:, k]) for k in range(16)], dim=1)[0].numpy())
     said = {
         "difference": float(np.abs(np.stack(ours) - np.stack(theirs)).max()),
+        "compiled": float(np.abs(np.stack(compiled) - np.stack(theirs)).max()),
         "spread": float(np.abs(np.diff(theirs, axis=0)).max()),
         "refused": refused,
     }

@@ -7,23 +7,24 @@ config.json, model.safetensors, policy_preprocessor.json and policy_postprocesso
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import Tensor
 
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError, MismatchError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
-from vla_contract.policy import WEIGHTS_FILE, History, PolicyMetadata, Statistics, check_fit, file_digest
+from vla_contract.policy import WEIGHTS_FILE, History, PolicyMetadata, Statistics, check_fit, file_digest, still
 from vla_contract.robot import Robot, describe_errors
 from vla_policy_node.backends.interface import Interface, read_json
-from vla_policy_node.backends.local import choose_device
-from vla_policy_node.core.action_spaces import ActionLayout
+from vla_policy_node.backends.local import CompiledOptions, choose_device, prepare, read_options
 from vla_policy_node.core.model_inputs import TextEntry
 
 _log = logging.getLogger(__name__)
@@ -38,30 +39,21 @@ _NEEDED = {
 }
 
 
-class LerobotOptions(BaseModel):
-    """Options of the policy file.
+class LerobotOptions(CompiledOptions):
+    """See CompiledOptions; `inputs` under LeRobot's own keys, `observation.images.<name>`, `observation.state`, `task`.
+    `dtype` is what is computed in, where that does no harm (torch.autocast, as LeRobot's own `use_amp`): the weights
+    stay as they are. auto: as the checkpoint says. What is compiled is the way from a batch to a chunk.
 
     Attributes:
-        inputs: under LeRobot's own keys, `observation.images.<name>`, `observation.state`, `task`: see
-            `core.model_inputs`.
-        action: what the numbers of an action mean.
         dt: s between two actions: 1 / fps of the data set.
         name: of the policy, for people and records; empty: its type.
         backbone: folder with configuration and tokenizer of the language model that the checkpoint names (SmolVLA's
             `vlm_model_name`); empty: where the checkpoint says, which for a name of the hub is transformers' cache.
-        device, threads, seed: see `LocalOptions`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    inputs: dict[str, Any]
-    action: ActionLayout
     dt: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
     name: str = ""
     backbone: str = ""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    threads: Annotated[int, Field(ge=1, le=256)] = 2
-    seed: Annotated[int, Field(ge=0)] = 0
 
 
 def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "LerobotBackend":
@@ -71,11 +63,7 @@ def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "Lerobot
         ConfigError: when LeRobot is missing, the checkpoint is incomplete or lacks statistics, or an option is wrong.
         MismatchError: when checkpoint, policy file and robot do not fit each other.
     """
-    try:
-        chosen = LerobotOptions.model_validate(dict(options))
-    except ValidationError as error:
-        raise ConfigError(describe_errors(Path("options of the lerobot backend"), error)) from error
-    return LerobotBackend(Path(checkpoint), robot, chosen)
+    return LerobotBackend(Path(checkpoint), robot, read_options(LerobotOptions, "lerobot", options))
 
 
 class LerobotBackend:
@@ -84,17 +72,23 @@ class LerobotBackend:
     def __init__(self, folder: Path, robot: Robot, options: LerobotOptions):
         read_json(folder / "config.json")  # else LeRobot looks for the folder on the internet
         device = choose_device(options.device)
-        torch.set_num_threads(options.threads)
         self._interface = Interface(robot, options.inputs, options.action, None)
         self._options = options
         self._policy, self._before, self._after = _load(folder, device, options.backbone)
+        prepare(self._policy, options, device)
         config = self._policy.config
+        half = options.dtype == "bfloat16" or (options.dtype == "auto" and bool(getattr(config, "use_amp", False)))
+        self._precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
+        self._answer = options.compiled(self._policy.predict_action_chunk, device)
         _check_features(self._interface, config, options)
         _check_statistics((self._before, config.input_features), (self._after, config.output_features))
         sizes = (getattr(config, key, None) for key in ("chunk_size", "action_chunk_size", "n_action_steps"))
         self._horizon = int(next(filter(None, sizes), 1))
         self.metadata = _metadata(folder, options, robot, self._interface, self._policy, self._horizon)
         check_fit(self.metadata, robot)
+        if options.compile != "none":
+            with options.compiling(), suppress(InferenceError):  # a black picture may well have no answer
+                self.infer(still(robot, self.metadata))
         self.reset()
 
     def reset(self) -> None:
@@ -120,8 +114,9 @@ class LerobotBackend:
             )
         seen = (*observation.earlier, observation)
         frames = [self._before(self._batch(self._interface.inputs.compose(one))) for one in seen]
-        with torch.no_grad():
-            answer = self._policy.predict_action_chunk(with_history(self._policy, frames))
+        with torch.no_grad(), self._precision():
+            torch.compiler.cudagraph_mark_step_begin()  # what the last answer left in its graph's memory is done with
+            answer = self._answer(with_history(self._policy, frames))
             rows = self._after(answer.flatten(0, 1)).float().cpu().numpy()
         if rows.ndim != 2 or len(rows) == 0:
             raise InferenceError(f"the policy answers actions of shape {rows.shape}, expected (horizon, entries)")
@@ -203,7 +198,7 @@ def _load(folder: Path, device: torch.device, backbone: str) -> tuple[Any, Any, 
             "LeRobot 0.4 lack policy_preprocessor.json: migrate them with LeRobot's own script; option backbone is the "
             "folder of a language model that the checkpoint only names"
         ) from error
-    return policy.eval().requires_grad_(False), before, after
+    return policy, before, after
 
 
 def _check_features(interface: Interface, config: Any, options: LerobotOptions) -> None:

@@ -22,7 +22,7 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
-from vla_contract.policy import check_fit, load_metadata
+from vla_contract.policy import check_fit, load_metadata, still
 from vla_contract.robot import Robot
 from vla_policy_node.backends import Answer, Question, attempt
 from vla_policy_node.backends.declared import check_pi0_sizes, in_physical_units
@@ -273,14 +273,12 @@ class Pi0Backend:
 
     def _warm_up(self, robot: Robot) -> None:
         """Compiles the plain and the guided way, so that no robot waits for it."""
-        images = {name: np.zeros((camera.height, camera.width, 3), np.uint8) for name, camera in robot.cameras.items()}
-        home = np.array(robot.home)
-        still = Observation(0, images, home, np.zeros_like(home), "warm up")
-        held = Trajectory([0.0, self.metadata.dt], np.stack([home, home]))
+        before = still(robot, self.metadata)
+        held = Trajectory([0.0, self.metadata.dt], np.stack([before.positions] * 2))
         self.reset()
         with self._options.compiling():
             for prefix in (None, held):
-                one, size = self._asked(still, prefix, self._memory, self._noise), 1
+                one, size = self._asked(before, prefix, self._memory, self._noise), 1
                 while size <= self._options.batch:
                     self._sample([one] * size)
                     size *= 2

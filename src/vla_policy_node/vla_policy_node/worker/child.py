@@ -136,25 +136,13 @@ class _Worker:
 
         `served`: raises Unavailable when the policy's server is away.
         """
-        from dataclasses import replace
-
-        import numpy as np
-
         from vla_contract.errors import InferenceError
-        from vla_contract.observation import Observation
+        from vla_contract.policy import still
 
-        robot, metadata = self._robot, self._backend.metadata
-        images = {
-            name: np.zeros((camera.height, camera.width, 3), np.uint8)
-            for name, camera in robot.cameras.items()
-            if name in metadata.cameras
-        }
-        home = np.array(robot.home, dtype=np.float64)
-        still = Observation(0, images, home, np.zeros_like(home), "warm up")
-        still = replace(still, earlier=(still,) * (metadata.history.steps if metadata.history else 0))
+        seen = still(self._robot, self._backend.metadata)
         for _ in range(times):
             try:
-                self._backend.infer(still, None)
+                self._backend.infer(seen, None)
             except InferenceError as error:  # a black picture may well have no answer
                 if served and isinstance(error, self._unavailable):
                     raise
