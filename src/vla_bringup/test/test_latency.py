@@ -3,6 +3,7 @@
 import json
 import math
 import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -11,8 +12,9 @@ import pytest
 
 from vla_bringup.files import find
 from vla_bringup.latency import graphs, report, starvation, stub
+from vla_bringup.latency.bare import run_bare
 from vla_bringup.latency.figures import Sample, Seen, growth, overheads, quantiles, samples, seen_from
-from vla_bringup.latency.graphs import STACK, WORKER, Graph, Phase, run_graph
+from vla_bringup.latency.graphs import STACK, WORKER, BenchError, Graph, Phase, run_graph
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.observation import Observation
 from vla_contract.robot import load_robot
@@ -140,6 +142,19 @@ def test_a_target_without_a_figure_is_missed():
     target = report.TARGETS[0]
     assert target.met({"p50_ms": 3.5}) and not target.met({"p50_ms": 3.6})
     assert not target.met({}) and not target.met({"p50_ms": float("nan")})
+
+
+@pytest.mark.slow
+def test_the_way_alone(robot, tmp_path):
+    alone = Graph("alone", True, 2, {}, [Phase("", 1.0)])
+    found = run_bare(alone, robot.path, tmp_path)
+    assert len(found) > 10 and min(found) > 0.1, "a command for nearly every picture, and none before it was taken"
+
+
+def test_a_way_that_leads_nowhere_is_named(robot, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(BenchError, match=r"could not be measured; see .*bare.log"):
+        run_bare(Graph("alone", True, 2, {}, [Phase("", 1.0)]), robot.path, tmp_path)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
@@ -203,7 +204,7 @@ def run(make_node: Callable[[], VlaNode], events: bool = False) -> None:
     spin_some: Callable[[], Any] | None = None
     try:
         node = make_node()
-        spin_some = _spinner(node, events)
+        spin_some = spinner(node, events)
         if node.autostart and not _start(node):
             code = EXIT_CONFIG
         else:
@@ -221,7 +222,7 @@ def run(make_node: Callable[[], VlaNode], events: bool = False) -> None:
     sys.exit(code)
 
 
-def _spinner(node: VlaNode, events: bool) -> Callable[[], None]:
+def spinner(node: Node, events: bool) -> Callable[[], None]:
     """What is to be called again and again: runs callbacks, and comes back soon enough to see a signal."""
     if events and EventsExecutor is not None:
         executor, never = EventsExecutor(), Future()

@@ -13,6 +13,7 @@ import numpy as np
 from vla_bringup.cli.console import Console, finite, interruptible, reported
 from vla_bringup.files import find, run_folder
 from vla_bringup.latency import report, starvation, stub
+from vla_bringup.latency.bare import run_bare
 from vla_bringup.latency.figures import Sample, growth, overheads, quantiles, samples
 from vla_bringup.latency.graphs import STACK, Graph, GraphResult, Phase, PhaseResult, run_graph
 from vla_contract.robot import load_robot
@@ -37,12 +38,13 @@ class Bench:
         self._robot = find("robots", options.robot)
         self._pace = stub.pace()
         self._bare: list[float] = []
+        self._way: list[float] = []
         self._phases: list[PhaseResult] = []
 
     def seconds(self) -> float:
         """That the phases and the virtual clock take, about."""
         o = self._options
-        latency = 2 * o.rounds * len(_VARIANTS) * o.seconds
+        latency = 2 * o.rounds * (len(_VARIANTS) + 1) * o.seconds
         return latency + self._usual_seconds() + 2 * o.seconds + 2 * o.seconds + self._ticks() / 1e4
 
     def _ticks(self) -> int:
@@ -85,10 +87,14 @@ class Bench:
         return result
 
     def _transports(self) -> dict[str, list[GraphResult]]:
-        """Shipped and default in turn."""
+        """The way alone, shipped and default in turn."""
         phases = [Phase(variant, self._options.seconds) for variant in _VARIANTS]
         found: dict[str, list[GraphResult]] = {"shipped": [], "default": []}
         for number in range(self._options.rounds):
+            self._step(f"the way alone, round {number + 1}", 0.0)
+            alone = Graph(f"bare-{number}", True, 2, {}, [Phase("", 2 * self._options.seconds)])
+            self._way += run_bare(alone, self._robot, self._folder / alone.name)
+            self._step("", 2 * self._options.seconds)
             for name in found:
                 graph = Graph(f"{name}-{number}", name == "shipped", 2, _OFTEN, phases)
                 found[name].append(self._play(graph, f"{name} transport, round {number + 1}"))
@@ -133,9 +139,13 @@ class Bench:
         burned = quantiles(overheads(computing))
         arrived = {name: quantiles([s.arrived for s in each])["p50_ms"] for name, each in waiting.items()}
         self._picture(waiting)
+        way = quantiles(self._way)
         return {
             "p50_ms": ours["p50_ms"],
             "p99_ms": ours["p99_ms"],
+            "way_p50_ms": way["p50_ms"],
+            "way_p99_ms": way["p99_ms"],
+            "way_ratio": ours["p50_ms"] / way["p50_ms"],
             "default_transport_p50_ms": theirs["p50_ms"],
             "default_transport_p99_ms": theirs["p99_ms"],
             "default_ratio": theirs["p50_ms"] / ours["p50_ms"],

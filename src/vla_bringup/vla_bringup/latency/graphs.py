@@ -6,8 +6,8 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -140,14 +140,8 @@ def run_graph(
         ConfigError: when a file is wrong.
     """
     files = write_files(graph, robot, pace, folder)
-    profile = share() / "config" / "fastdds.xml"
-    if not graph.shipped:
-        profile = folder / "default_transport.xml"
-        profile.write_text(_DEFAULT_PROFILE)
     with ExitStack() as stack:
-        environment = {variable: str(profile) for variable in DDS_PROFILE_VARIABLES}
-        environment["ROS_DOMAIN_ID"] = str(stack.enter_context(free_domain()))
-        environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        environment = stack.enter_context(surroundings(graph, folder))
         runner = stack.enter_context(Runner(_system(files, folder), folder / "log", environment))
         out = folder / "seen.json"
         world = stack.enter_context(_world(files[0], out, graph.phases, folder, environment))
@@ -161,6 +155,18 @@ def run_graph(
         for phase, seen, used in zip(graph.phases, found["phases"], usage, strict=True)
     ]
     return GraphResult(graph, phases, found["delivered"], found["clock_drift_ms"])
+
+
+@contextmanager
+def surroundings(graph: Graph, folder: Path) -> Iterator[dict[str, str]]:
+    """Variables for the processes of a graph: its transport, and a domain of its own."""
+    profile = share() / "config" / "fastdds.xml"
+    if not graph.shipped:
+        profile = folder / "default_transport.xml"
+        profile.write_text(_DEFAULT_PROFILE)
+    with free_domain() as domain:
+        settings = {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+        yield {variable: str(profile) for variable in DDS_PROFILE_VARIABLES} | settings
 
 
 def _system(files: tuple[Path, Path], folder: Path) -> System:

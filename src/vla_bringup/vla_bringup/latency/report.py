@@ -79,6 +79,10 @@ def lines(result: Mapping[str, Any]) -> list[str]:
     for row in result["rows"]:
         figures = "  ".join(f"{_number(row[key]):>6}" for key in ("p50_ms", "p90_ms", "p99_ms"))
         shown.append(f"  {row['instruction']:19} {row['transport']:9}  {figures}  {row['count']:6}")
+    shown.append(
+        f"  the way alone, through processes that compute nothing: p50 {_number(result['way_p50_ms'])} ms, "
+        f"p99 {_number(result['way_p99_ms'])} ms; the stack takes {_number(result['way_ratio'])} times as long"
+    )
     if result["stops"]:
         shown.append(f"  the filter stopped the robot {result['stops']} times: streams were late, the machine was busy")
     share = ", ".join(f"{key} {_number(value)} ms" for key, value in result["breakdown_p50_ms"].items())

@@ -46,7 +46,7 @@ ANSWER_TIMEOUT = 20.0  # s for a service or an action server
 MOST_STOPS = 10  # in one phase
 SETTLE = 1.0  # s of a task that are not counted: the first chunks come from rest
 AT_REST = 0.005  # rad/s
-_PICTURES = 4  # that take turns, so that no camera looks frozen
+PICTURES = 4  # that take turns, so that no camera looks frozen
 _POLICY = "vla_policy"
 _ARMED = (SafetyState.ARMED, SafetyState.HOLD)
 
@@ -79,7 +79,7 @@ class World:
         self._forget()
         self._subscribe()
         self._images = [
-            (self._node.create_publisher(Image, camera.topic, SENSOR), _pictures(camera, seed))
+            (self._node.create_publisher(Image, camera.topic, SENSOR), pictures(camera, seed))
             for seed, camera in enumerate(robot.cameras.values())
         ]
         self._joint_state = JointState(name=list(robot.joints))
@@ -173,7 +173,7 @@ class World:
         self._stamps[stamp] = taken
         for publisher, pictures in self._images:
             # A camera's driver has its message ready; making one anew here would count as the stack's.
-            picture = pictures[self.sent % _PICTURES]
+            picture = pictures[self.sent % PICTURES]
             picture.header.stamp = time_msg(stamp)
             publisher.publish(picture)
         self.sent += 1
@@ -291,11 +291,11 @@ def _still(robot: Robot) -> Trajectory:
     return Trajectory(np.array([0.0, 1e-3]), rows, np.zeros_like(rows))
 
 
-def _pictures(camera: Camera, seed: int) -> list[Image]:
+def pictures(camera: Camera, seed: int) -> list[Image]:
     """Messages of random pixels, ready but for their stamps."""
     random = np.random.default_rng(seed)
     shape = (camera.height, camera.width, 3)
-    pixels = (random.integers(0, 256, shape, dtype=np.uint8) for _ in range(_PICTURES))
+    pixels = (random.integers(0, 256, shape, dtype=np.uint8) for _ in range(PICTURES))
     return [image_msg(each, camera.frame, 0) for each in pixels]
 
 
@@ -303,16 +303,21 @@ def _say(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def _end_with_parent() -> None:
-    """The benchmark holds the other end of stdin; when it is gone, nobody wants this any more."""
-    sys.stdin.buffer.read()
-    os._exit(1)
+def end_with_parent() -> None:
+    """The benchmark holds the other end of stdin; when it is gone, nobody wants this process any more."""
+
+    def wait() -> None:
+        while os.read(0, 1):  # not sys.stdin: the interpreter could not end while a thread reads it
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def main() -> None:
     """The command line."""
     robot, out, plan = load_robot(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     rclpy.init()
     world = World(robot)
     drift = -_offset()
