@@ -99,6 +99,13 @@ def test_files_are_those_of_every_folder_that_is_given(tmp_path):
     assert [path.name for path in files_of(given)] == ["a.jsonl", "b.jsonl", "a.jsonl"]
 
 
+def test_files_of_a_folder_come_in_the_order_of_their_records_names(tmp_path):
+    """A name comes before those that it is the beginning of, whatever the suffix begins with."""
+    for name in ("fr3-2.jsonl", "fr3-2.part00001.jsonl", "fr3.jsonl"):
+        (tmp_path / name).write_text("")
+    assert [path.name for path in files_of([tmp_path])] == ["fr3.jsonl", "fr3-2.jsonl", "fr3-2.part00001.jsonl"]
+
+
 def test_i19_a_killed_writer_loses_one_record_at_the_most(tmp_path):
     path = tmp_path / "audit.jsonl"
     busy_session(path)

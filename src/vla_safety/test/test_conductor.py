@@ -6,7 +6,7 @@ from rig import HOME, MS, ROBOT, START, Rig, smooth_chunk
 
 from vla_safety.core.conductor import Conductor
 from vla_safety.core.config import Cycle, Watchdogs
-from vla_safety.core.findings import Finding
+from vla_safety.core.findings import Finding, Verdict
 from vla_safety.core.modes import Mode
 from vla_safety.core.motion import Motion, rest
 from vla_safety.core.records import Plan
@@ -152,3 +152,10 @@ def test_i21_what_is_not_over_yet_is_told_with_the_time_that_it_takes():
     assert repr(conductor.unfinished(over)) == repr(Finding("stopping", "the commanded motion", 0.0))
     conductor.drop()
     assert conductor.unfinished(over) is None
+
+
+def test_how_much_a_proposal_was_slowed_down_is_told_while_it_is_played():
+    rig = Rig()
+    decision = rig.propose(smooth_chunk(rig, HOME + 0.8 * (np.arange(len(HOME)) == 0), duration=0.5))
+    assert decision.verdict == Verdict.SLOWED and 0.2 < decision.speed_scale < 0.9
+    assert rig.filter.plan.scale == rig.filter.status().speed_scale == decision.speed_scale

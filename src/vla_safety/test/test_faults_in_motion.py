@@ -104,3 +104,16 @@ def lying_still(rig):
     rig.advance(1.0)
     assert not rig.controller.state[1:].any()
     check_envelope(rig.controller)
+
+
+def test_i06_a_joint_state_that_overflows_is_a_tracking_error_and_no_error_of_a_check():
+    """Else a person would look for the cause in the filter. What else is in the process may have numpy raise."""
+    rig = moving()
+    rig.measured_offset[2] = 1.7e308
+    for _ in range(2):  # the first is doubted, the second agrees with it
+        rig.advance(0.04)
+        rig.observe()
+        with np.errstate(all="raise"):
+            rig.filter.cycle(rig.instant)
+    assert rig.filter.mode == Mode.ESTOP
+    assert (rig.filter.finding.reason, rig.filter.finding.subject) == ("tracking_error", "fr3_joint3")

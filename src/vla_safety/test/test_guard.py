@@ -52,3 +52,23 @@ def test_i13_an_arm_that_leans_on_what_it_touched_is_held_where_it_is_and_its_gr
     expected = stop.copy()
     expected[1] += 0.01
     np.testing.assert_allclose(rig.controller.state[0], expected, atol=1e-6)
+
+
+def test_i10_after_a_stop_that_failed_and_a_reset_the_e_stop_stops_as_before():
+    rig = Rig()
+    assert rig.propose(smooth_chunk(rig, AWAY)).verdict == Verdict.ACCEPTED
+    rig.run(0.5)
+    rig.filter.estop(rig.instant)
+    rig.collect()
+    rig.measured_offset[1] = 0.2  # it leaves the stop
+    rig.run(0.2)
+    assert rig.filter.escalated
+    rig.measured_offset[1] = 0.0
+    rig.arm_again()
+    assert rig.propose(smooth_chunk(rig, HOME, sequence=2)).verdict <= Verdict.SLOWED
+    rig.run(0.5)
+    assert rig.controller.state[1].any() and rig.filter.estop(rig.instant, "button").success
+    rig.collect()
+    assert rig.filter.mode == Mode.ESTOP and rig.filter.finding == Finding("estop", "button")
+    rig.run(1.0)
+    assert not rig.controller.state[1].any()

@@ -110,3 +110,12 @@ def test_several_motions_together_are_what_each_is_alone(count):
             assert np.array_equal(together.samples.positions[rows], groups.samples.positions[own])
             assert np.array_equal(together.samples.velocities[rows], groups.samples.velocities[own])
     assert k == len(together.intervals)
+
+
+def test_i14_the_pieces_of_a_motion_do_not_depend_on_the_date():
+    motion = random_motion(5, 20)
+    later = Motion(motion.times + 17 * 10**17, motion.positions, motion.velocities, motion.accelerations)
+    found, expected = (grouped(m, extent_of(m), REACH) for m in (later, motion))
+    covers(found.intervals, later)
+    assert np.array_equal(found.intervals.start, expected.intervals.start)
+    assert np.array_equal(found.samples.spans, expected.samples.spans)

@@ -179,3 +179,14 @@ def test_speeds_are_told_from_other_findings():
 def test_contact_speed_follows_from_energy_and_both_masses():
     """Half of 8 kg and 2 kg of load are 6 kg; with 3 kg of a person reduced to 2 kg."""
     assert contact_speed(energy=4.0, human_mass=3.0, moving_mass=8.0, load=2.0) == pytest.approx(2.0)
+
+
+def test_a_path_that_gains_speed_is_slowed_down_hardly_more_than_it_needs():
+    """The bound of a piece of 25 ms would ask for more than 4 %."""
+    t = np.linspace(0, 0.5, 11)
+    q, v, a = np.zeros((11, 2)), np.zeros((11, 2)), np.zeros((11, 2))
+    q[:, 1], v[:, 1], a[:, 1] = 4 * t**3 / 3, 4 * t**2, 8 * t
+    motion = Motion(np.round(t * 1e9).astype(np.int64), q, v, a)
+    fastest = LinkSpeeds(MODEL).speeds(MODEL.place(q[-1:]), v[-1:]).max()
+    scale, finding = pace(motion, SpeedCaps(MODEL, 1.0, [], 0.01), MODEL)
+    assert finding.subject == "rod" and RESERVE / fastest / 1.011 < scale <= RESERVE / fastest * (1 + 1e-9)

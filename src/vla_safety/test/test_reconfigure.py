@@ -196,3 +196,46 @@ def test_i15_a_stop_that_came_too_late_is_made_again():
     rig.run(0.8)
     assert not rig.controller.state[1].any()
     check_envelope(rig.controller)
+
+
+def beside(q, other) -> Setup:
+    """A post that the hand would be in at `q`, but not at `other`, where joint 1 is turned a little."""
+    there, here = (np.array(hand(x)) for x in (q, other))
+    away = (there - here) / np.linalg.norm(there - here)
+    for distance in np.arange(0.05, 0.3, 0.005):  # the hand has a width
+        post = setup(tuple(there + away * distance), (0.02, 0.02, 0.3))
+        verifier = make_verifier(PARTS, post)
+        if verifier.clearances(q)[0][0] < 0.0 and verifier.clearances(other)[0][0] > 0.01:
+            return post
+    raise AssertionError("no post lies beside the hand")
+
+
+LEANT = HOME + 0.045 * (np.arange(len(HOME)) == 0)
+
+
+def test_i12_new_rules_judge_where_an_armed_robot_is_commanded_and_not_how_it_leans():
+    rig = Rig()
+    rig.measured_offset = LEANT - HOME
+    rig.run(0.08)
+    assert change(rig, beside(LEANT, HOME)).message == "taken" and rig.filter.mode == Mode.ARMED
+
+
+def test_i12_new_rules_that_forbid_where_a_robot_is_held_are_refused_wherever_it_was_seen_last():
+    """Nothing is sent to a robot that is not seen: the controller goes on holding what it has."""
+    rig = Rig()
+    rig.measured_offset = LEANT - HOME
+    rig.run(0.08)
+    rig.silent = True
+    rig.run(0.2)
+    before = rig.filter.verifier
+    answer = change(rig, beside(HOME, LEANT))
+    assert not answer.success and "the robot is held" in answer.message
+    assert rig.filter.verifier is before and rig.filter.mode == Mode.HOLD
+
+
+def test_i12_who_switches_reduced_speed_off_while_armed_hears_what_was_loosened():
+    rig = Rig()
+    assert change(rig, Setup(reduced=True), Finding("reduced", "on")).success
+    answer = change(rig, Setup(), Finding("reduced", "off"))
+    assert answer.message == "taken; stopped and disarmed first" and rig.filter.mode == Mode.DISARMED
+    assert rig.filter.finding == Finding("loosened", "reduced speed")

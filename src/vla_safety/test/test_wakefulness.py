@@ -128,3 +128,11 @@ def test_a_sleep_after_work_of_its_own_is_still_a_sleep():
     assert wake.look(0, 950 * MS) and wake.gap_ns == 50 * MS
     wake.worked(1900 * MS)
     assert not wake.look(0, 2100 * MS), "the process slept after its work"
+
+
+def test_i15_who_never_slept_finds_nothing_old_soon_after_the_machine_was_started():
+    """A steady clock begins there."""
+    wake = Wakefulness(0.1)
+    for t in (0, 90, 180, 270, 360, 450):
+        wake.look(t * MS, t * MS)
+        assert wake.age_ns(max(0, t - 40) * MS) == wake.slept_ns == 0, t
