@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
@@ -29,6 +30,8 @@ try:
     from rclpy.experimental import EventsExecutor
 except ImportError:  # an rclpy from before it had one
     EventsExecutor = None
+
+RCLError = rclpy_implementation.RCLError
 
 EXIT_CONFIG = 2
 _SIGNAL_LATENCY = 0.1  # s until a signal is seen by a node that has nothing to do
@@ -116,6 +119,16 @@ class VlaNode(LifecycleNode):
             self.on_deactivate(state)
         return self._transition("shut down", self._give_back)
 
+    def _LifecycleNodeMixin__on_change_state(self, request: Any, response: Any) -> Any:
+        """rclpy's own service, which lets a request that the state does not allow end the process."""
+        try:
+            return super()._LifecycleNodeMixin__on_change_state(request, response)  # type: ignore[misc]
+        except RCLError as error:
+            asked = request.transition.label or request.transition.id
+            self.get_logger().error(f"transition {asked} is refused, the node stays as it is: {error}")
+            response.success = False
+            return response
+
     def _give_back(self) -> None:
         if why := self.busy():
             raise VlaError(why)
@@ -127,7 +140,8 @@ class VlaNode(LifecycleNode):
             destroy(entity)
         self._made = None
 
-    def _keep(self, entity: Any, destroy: Callable[[Any], Any]) -> Any:
+    def keep(self, entity: Any, destroy: Callable[[Any], Any]) -> Any:
+        """`entity`, which `destroy` takes after `cleanup`, if it was made from `configure` on."""
         if self._made is not None:
             self._made.append((destroy, entity))
         return entity
@@ -147,10 +161,14 @@ class VlaNode(LifecycleNode):
     # -- guarded callbacks
 
     def guarded(self, callback: Callable[..., Any]) -> Callable[..., Any]:
-        """The callback with its errors logged and handed to `on_callback_error`."""
+        """The callback with its errors logged and handed to `on_callback_error`. One that `configure` made is silent
+        after `cleanup`: executors may still hold events of what was destroyed."""
+        life = self._made
 
         @functools.wraps(callback)
         def guard(*args: Any) -> Any:
+            if life is not None and life is not self._made:
+                return None
             try:
                 return callback(*args)
             except Exception as error:
@@ -163,13 +181,13 @@ class VlaNode(LifecycleNode):
 
     def create_subscription(self, msg_type: Any, topic: str, callback: Any, *args: Any, **options: Any) -> Any:
         made = super().create_subscription(msg_type, topic, self.guarded(callback), *args, **options)
-        return self._keep(made, self.destroy_subscription)
+        return self.keep(made, self.destroy_subscription)
 
     def create_publisher(self, *args: Any, **options: Any) -> Any:
-        return self._keep(super().create_publisher(*args, **options), self.destroy_publisher)
+        return self.keep(super().create_publisher(*args, **options), self.destroy_publisher)
 
     def create_client(self, *args: Any, **options: Any) -> Any:
-        return self._keep(super().create_client(*args, **options), self.destroy_client)
+        return self.keep(super().create_client(*args, **options), self.destroy_client)
 
     def create_service(self, srv_type: Any, name: str, callback: Any, *args: Any, **options: Any) -> Any:
         """As rclpy's; after an error the response goes out as far as it was filled in, so that the node lives on."""
@@ -178,11 +196,16 @@ class VlaNode(LifecycleNode):
         def serve(request: Any, response: Any) -> Any:
             return guard(request, response) or response
 
-        return self._keep(super().create_service(srv_type, name, serve, *args, **options), self.destroy_service)
+        return self.keep(super().create_service(srv_type, name, serve, *args, **options), self.destroy_service)
+
+    def add_on_set_parameters_callback(self, callback: Any) -> None:
+        """As rclpy's."""
+        super().add_on_set_parameters_callback(callback)
+        self.keep(callback, self.remove_on_set_parameters_callback)
 
     def create_timer(self, period: float, callback: Any, *args: Any, **options: Any) -> Any:
         made = super().create_timer(period, self.guarded(callback), *args, **options)
-        return self._keep(made, self.destroy_timer)
+        return self.keep(made, self.destroy_timer)
 
 
 def run(make_node: Callable[[], VlaNode], events: bool = False) -> None:

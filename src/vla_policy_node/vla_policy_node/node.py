@@ -33,7 +33,7 @@ from vla_policy_node.parameters import Parameters
 from vla_policy_node.preflight import preflight, strategy_warning
 from vla_policy_node.reporting import Reporter
 from vla_policy_node.runtime import Result, Runtime, State
-from vla_policy_node.subtasks import Subtasks
+from vla_policy_node.subtasks import LONGEST, Subtasks
 from vla_policy_node.truth import read_truth
 from vla_policy_node.worker.events import Down, Ready, Refusal
 
@@ -85,12 +85,13 @@ class PolicyNode(VlaNode):
             begin=self.guarded(self._on_goal),
             cancel=lambda goal: CancelResponse.ACCEPT,
         )
+        self.keep(self._server, TaskServer.destroy)
         self.create_timer(_TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._driver = Driver(self, robot.base, self._now)
         self._runtime = Runtime(robot, policy, image_view, self._wake)
         self._runtime.simulated = self.sim_time
-        if self.params.strategy:
-            self._runtime.scheduler.choose(self.params.strategy)
+        if strategy := str(self.get_parameter("strategy").value):  # it may have been changed since the node began
+            self._runtime.scheduler.choose(strategy)
         self.add_on_set_parameters_callback(self._on_parameters)
         self._runtime.start()
 
@@ -100,12 +101,14 @@ class PolicyNode(VlaNode):
     def deactivate(self) -> None:
         self._active = False
         if self._task is not None:
+            self._come_to_rest(self._task)
             self._end(Verdict(Outcome.STOPPED, "the policy node was deactivated"))
         self._driver.halt()
 
     def cleanup(self) -> None:
         if self._runtime is not None:
             self._runtime.close()
+        self._runtime = self._cameras = self._command = self._safety = None
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         """The strategy may change at any time; the next chunk follows it."""
@@ -198,7 +201,8 @@ class PolicyNode(VlaNode):
 
     def _on_events(self) -> None:
         runtime = self._runtime
-        assert runtime is not None
+        if runtime is None:  # cleaned up since the worker spoke
+            return
         for event in runtime.take_events():
             if isinstance(event, Ready):
                 self._on_ready(event)
@@ -271,7 +275,7 @@ class PolicyNode(VlaNode):
 
     def _on_goal(self, goal: ServerGoalHandle) -> None:
         """A goal was sent. It is always taken, so that a refusal can say why."""
-        refusal = self._refusal(goal.request.instruction)
+        refusal = self._refusal(goal.request.instruction, seconds(goal.request.timeout))
         if refusal:
             result = result_msg(Verdict(Outcome.REFUSED, refusal), 0.0)
             self.get_logger().warning(f"task refused: {refusal}")
@@ -294,7 +298,7 @@ class PolicyNode(VlaNode):
         self._reporter.think(self._task, "task begins", self._now())
         self._say()
 
-    def _refusal(self, instruction: str) -> str:
+    def _refusal(self, instruction: str, timeout: float) -> str:
         """Why a task cannot begin now; empty: it can."""
         runtime = self._runtime
         if runtime is None or not self._active:
@@ -305,6 +309,10 @@ class PolicyNode(VlaNode):
             return f"the policy is not ready: {runtime.reason}"
         if not instruction.strip() and not self.params.allow_blank:
             return "the instruction is empty; say what to do"
+        if len(instruction) > LONGEST:
+            return f"the instruction has {len(instruction)} characters (> {LONGEST}); say it in fewer"
+        if timeout < 0:
+            return f"the timeout is {timeout:g} s; give more than 0, or 0 for the node's own"
         return ""
 
     def _judge(self) -> None:

@@ -1,6 +1,8 @@
 """The node's lifecycle: nothing moves while it is not active, and nothing moves while nobody supervises."""
 
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from node_inside import inside
 from rig import ROBOT
 from std_msgs.msg import String
@@ -56,6 +58,17 @@ def test_a_filter_that_was_cleaned_up_can_be_configured_again(tmp_path):
         assert sorted(x.topic_name for x in it.node.subscriptions) == before and len(list(it.node.timers)) == timers
         assert [p.topic_name for p in it.node.publishers].count(ROBOT.controller.topic) == 1
         it.moving()
+
+
+def test_a_transition_that_an_armed_filter_does_not_allow_is_refused_and_it_moves_on(tmp_path):
+    with inside(tmp_path) as it:
+        it.moving()
+        (service,) = (s for s in it.node.services if s.srv_name.endswith("/change_state"))
+        for transition in (Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP, 250):
+            request = ChangeState.Request(transition=Transition(id=transition))
+            assert not service.callback(request, ChangeState.Response(success=True)).success
+        it.run(0.2)
+        assert it.mode == Mode.ARMED and it.node.active
 
 
 def test_a_shutdown_in_motion_stops_and_goes_on_watching(tmp_path):
