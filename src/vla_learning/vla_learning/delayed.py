@@ -198,7 +198,7 @@ def play(
                 seen = stage.observe(instruction)
                 player.scheduler.begin(now)
                 try:
-                    answer = policy.infer(seen, player.scheduler.prefix(now))
+                    answer = policy.infer(seen, player.scheduler.prefix(now, seen.positions))
                     pending = now + round(delay * 1e9), answer, seen.positions
                 except InferenceError:
                     pass  # what plays goes on; the next observation decides

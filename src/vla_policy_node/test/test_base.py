@@ -7,6 +7,7 @@ from conftest import JOINTS, write_recording, write_robot
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from worlds import T0, limits, wish
 
 from vla_contract.chunk import ActionChunk, BaseMotion
 from vla_contract.errors import ChunkError, ConfigError
@@ -16,7 +17,8 @@ from vla_contract.robot import MobileBase, load_robot
 from vla_policy_node.backends.replay import load
 from vla_policy_node.core.action_encoding import ActionEncoder
 from vla_policy_node.core.action_spaces import ActionDecoder, ActionLayout
-from vla_policy_node.core.base import BaseDriver
+from vla_policy_node.core.base import BaseDriver, alongside
+from vla_policy_node.core.scheduling import ChunkScheduler, Reality, Schedule
 from vla_policy_node.worker.wire import chunk_map, chunk_of
 
 S = 10**9
@@ -173,3 +175,51 @@ def test_a_recording_may_drive(driving, robot, tmp_path):
     np.testing.assert_allclose(later.twists[0], [0.2, 0, 0.1])
     with pytest.raises(ConfigError, match="holds base_twists, robot 'two' has no mobile base"):
         load(path, robot.model_copy(update={"base": None}), {})
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(1, 5), st.floats(0.2, 3))
+def test_beside_an_arm_that_waits_or_is_slowed_the_base_goes_as_far_and_as_long(shift, at, stretch, until):
+    wanted = motion([(0.1 * k, 0.0, -0.2 * k) for k in range(12)])
+    found = alongside(wanted, shift, at, stretch, until)
+    last = min(wanted.times[-1] + shift, until)
+    if found is None:
+        assert last <= at
+        return
+    assert found.times[0] == pytest.approx(at) and found.times[-1] == pytest.approx(at + (last - at) * stretch)
+    for u in np.linspace(0.0, last - at, 9)[:-1]:
+        # What is left out lies closer together than stamps are told apart.
+        np.testing.assert_allclose(found.sample(at + u * stretch) * stretch, wanted.sample(at + u - shift), atol=0.01)
+
+
+def spliced(strategy, latency, points, twists):
+    """The first splice of a task: the arm's points at each 0.1 s, and the base's twists."""
+    times = 0.1 * np.arange(1, len(points) + 1)
+    chunk = ActionChunk(T0, JOINTS, Trajectory(times, points), base=BaseMotion(times, twists))
+    scheduler = ChunkScheduler(limits(), 2, Schedule(strategy=strategy))
+    start = wish(0.0)[0]
+    scheduler.begin(T0)
+    return scheduler.splice(chunk, start, T0 + round(latency * S), Reality(start)).chunk
+
+
+def driven(chunk):
+    """m, forward, from the first twist to the last."""
+    times = np.arange(chunk.base.times[0], chunk.base.times[-1], 1e-3)
+    return sum(float(chunk.base.sample(time)[0]) for time in times) * 1e-3
+
+
+def test_who_rested_for_the_answer_drives_all_of_what_the_arm_plays_from_its_beginning():
+    times = 0.1 * np.arange(1, 17)
+    twists = np.tile([0.1, 0.0, 0.0], (16, 1))
+    chunk = spliced("sync", 0.5, wish(0.2 * times), twists)
+    assert chunk.base.times[0] == pytest.approx(0.6) and driven(chunk) == pytest.approx(0.1 * 0.4, rel=0.05)
+
+
+def test_beside_an_arm_that_cannot_keep_up_the_base_drives_as_long_as_the_arm_and_no_farther():
+    times = 0.1 * np.arange(1, 17)
+    far = wish(0.0)[0] + np.outer(times, [3.0, 0.0, 0.0])  # rad/s: the joint may do 2
+    far[:, 0] = np.clip(far[:, 0], -1.9, 1.9)
+    twists = np.tile([0.1, 0.0, 0.0], (16, 1))
+    chunk = spliced("async", 0.1, far, twists)
+    assert chunk.trajectory.end > 1.7, "it was slowed"
+    assert chunk.base.times[-1] == pytest.approx(chunk.trajectory.end, abs=0.01)
+    assert driven(chunk) == pytest.approx(0.1 * (1.6 - 0.2), rel=0.05)

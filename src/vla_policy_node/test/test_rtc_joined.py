@@ -75,7 +75,7 @@ class Episode:
         stamp = self.now
         seen = replace(self.seen, stamp_ns=stamp, positions=self.position(stamp))
         self.scheduler.begin(stamp)
-        prefix = self.scheduler.prefix(stamp)
+        prefix = self.scheduler.prefix(stamp, seen.positions)
         chunk = self.policy.infer(seen, prefix)
         self.now = stamp + round(delay * S)
         splice = self.scheduler.splice(chunk, seen.positions, self.now, Reality(self.position(self.now)))

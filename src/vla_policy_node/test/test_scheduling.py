@@ -227,7 +227,7 @@ class TestStrategies:
         for strategy in ("sync", "async", "ensemble", "rtc"):
             world = World(Schedule(strategy=strategy))
             now, _ = world.infer(T0, 0.1)
-            assert (world.scheduler.prefix(now) is not None) == (strategy == "rtc")
+            assert (world.scheduler.prefix(now, world.position(now)) is not None) == (strategy == "rtc")
 
     def test_an_ensemble_that_begins_again_forgets_the_old_one(self):
         world = run(World(Schedule(strategy="ensemble")), [0.1] * 3)
@@ -251,11 +251,50 @@ class TestStrategies:
 def test_the_prefix_is_what_will_be_executed():
     world = run(World(Schedule(strategy="rtc")), [0.1] * 3)
     observed = world.published[-1][0] + round(0.2 * S)
-    prefix = world.scheduler.prefix(observed)
+    prefix = world.scheduler.prefix(observed, world.position(observed))
     assert prefix.start == 0.0 and prefix.end == pytest.approx(world.scheduler.latency + 0.1, abs=1e-6)
     for t in np.linspace(0, prefix.end, 7):
         np.testing.assert_allclose(prefix.sample(t).positions[0], world.position(observed + round(t * S)), atol=1e-6)
-    assert ChunkScheduler(limits(), 2).prefix(T0) is None
+    assert ChunkScheduler(limits(), 2).prefix(T0, world.position(T0)) is None
+
+
+def test_the_step_is_what_the_controller_is_asked_to_leap():
+    world = run(World(), [0.1] * 3)
+    observed = world.published[-1][0] + S // 5
+    now, played = observed + S // 10, world.published[-1][1].chunk
+    off = played.trajectory.positions + [5e-4, 0.0, 0.0]
+    command = Trajectory(played.trajectory.times, off, played.trajectory.velocities, played.trajectory.accelerations)
+    chunk = ActionChunk(observed, JOINTS, Trajectory(world.times, wish((observed - T0) * 1e-9 + world.times)))
+    world.scheduler.begin(observed)
+    reality = Reality(world.position(now), command, played.stamp_ns)
+    splice = world.scheduler.splice(chunk, world.position(observed), now, reality)
+    assert splice.base == "plan" and splice.step == pytest.approx(5e-4, abs=1e-9)
+
+
+def test_points_that_no_plan_reaches_are_not_looked_at():
+    times = 0.01 * np.arange(1, 5001)
+    chunk = ActionChunk(T0, JOINTS, Trajectory(times, wish(times)))
+    scheduler = ChunkScheduler(limits(), 2)
+    scheduler.begin(T0)
+    start = wish(0.0)[0]
+    splice = scheduler.splice(chunk, start, T0 + S // 10, Reality(start))
+    assert 2.0 < splice.chunk.trajectory.end < 4.0
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_chunk_that_was_cut_short_says_by_what(rows):
+    times = 0.1 * np.arange(1, rows + 1)
+    chunk = ActionChunk(T0, JOINTS, Trajectory(times, wish(times)), shortened="point 3 is out of reach")
+    scheduler = ChunkScheduler(limits(), 2)
+    scheduler.begin(T0)
+    with pytest.raises(ChunkError, match="point 3 is out of reach"):
+        scheduler.splice(chunk, wish(0.0)[0], T0 + S // 10, Reality(wish(0.0)[0]))
+
+
+def test_a_robot_that_was_stopped_executes_no_prefix():
+    world = run(World(Schedule(strategy="rtc")), [0.1] * 3)
+    observed = world.published[-1][0] + round(0.2 * S)
+    assert world.scheduler.prefix(observed, world.position(observed) + [0.3, 0.0, 0.0]) is None
 
 
 def test_stop_comes_to_rest_inside_the_bounds():

@@ -186,7 +186,7 @@ class Obedient(World):
 
     def infer(self, observed_ns, latency, phase=0.0):
         self.scheduler.begin(observed_ns)
-        prefix = self.scheduler.prefix(observed_ns)
+        prefix = self.scheduler.prefix(observed_ns, self.position(observed_ns))
         points = wish((observed_ns - T0) * 1e-9 + self.times, phase)
         if prefix is not None:
             frozen = self.times <= prefix.end + 1e-9

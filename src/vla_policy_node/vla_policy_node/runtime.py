@@ -197,7 +197,7 @@ class Runtime:
         )
         self.scheduler.begin(paired.stamp_ns)
         try:
-            identifier = self.worker.infer(observation, self.scheduler.prefix(paired.stamp_ns), path)
+            identifier = self.worker.infer(observation, self.scheduler.prefix(paired.stamp_ns, paired.positions), path)
         except InferenceError as error:
             raise StreamError([str(error)]) from error
         self.pending = Pending(identifier, paired.stamp_ns, paired.positions, instruction)

@@ -9,11 +9,37 @@ from numpy.typing import NDArray
 
 from vla_contract.chunk import BaseMotion
 from vla_contract.robot import MobileBase
+from vla_policy_node.core.splicing import APART
 
 Array = NDArray[np.float64]
 
 _NS = 1e-9
 _LONGEST = 0.1  # s between two commands that the acceleration limit counts; after a longer gap no leap
+
+
+def alongside(motion: BaseMotion, shift: float, at: float, stretch: float, until: float) -> BaseMotion | None:
+    """A chunk's base motion beside its arm motion as it was scheduled: both do the same at the same time, and the base
+    rests where the arm has come to rest.
+
+    Args:
+        motion: times in s since the observation.
+        shift: s by which the arm's motion was put off.
+        at: s, the splice; before it another chunk counts.
+        stretch: how many times slower the arm moves from the splice on.
+        until: s that the arm moves to, before it was stretched.
+
+    Returns:
+        From the splice on; None: it has ended before.
+    """
+    times = motion.times + shift
+    last = min(float(times[-1]), until)
+    if last <= at:
+        return None
+    inside = times[(times > at + APART) & (times < last - APART)]
+    chosen = np.concatenate([[at], inside, [last]])
+    own = np.minimum(chosen - shift, motion.times[-1])  # rounding must not lead beyond its end, where it rests
+    twists = np.stack([motion.sample(float(time)) for time in own]) / stretch
+    return BaseMotion(at + (chosen - at) * stretch, twists)
 
 
 class BaseDriver:

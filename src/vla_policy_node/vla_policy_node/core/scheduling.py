@@ -6,7 +6,7 @@ Points that have passed are dropped. If the robot does not follow the plan (the 
 the new plan starts from what the controller really plays.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -16,6 +16,7 @@ from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ChunkError, ConfigError, unknown
 from vla_contract.interpolation import Trajectory
 from vla_contract.limits import JointLimits
+from vla_policy_node.core.base import alongside
 from vla_policy_node.core.pacing import Pacer, Refill
 from vla_policy_node.core.shaping import Shaper
 from vla_policy_node.core.splicing import APART, end_of, join, knots, portion, rest_at, snap, state_at
@@ -89,7 +90,8 @@ class Splice:
     Attributes:
         chunk: points from now on; the same stamp, now with velocities and accelerations.
         base: what it continues: the old plan, the controller's command, or the robot at rest.
-        step: rad or m, largest joint step of the published motion at the splice.
+        step: rad or m, largest difference of a joint between the published motion, where it begins, and what the
+            controller plays there; 0 where that is not known.
         mismatch: rad or m, what the step would have been without the fade.
         blend, stretch: of the fade [s], and of the time from the splice on (> 1: slower than the policy wanted).
         clipped: joints whose targets were beyond where plans may go: 1 % of the range inside its position limits, for
@@ -197,14 +199,15 @@ class ChunkScheduler:
         self.starved += edge
         return edge
 
-    def prefix(self, observed_ns: int) -> Trajectory | None:
+    def prefix(self, observed_ns: int, observed: Array) -> Trajectory | None:
         """The part of the plan that will be executed whatever the next inference says: from the observation to the
-        expected splice, times in s since `observed_ns`. None: nothing is planned there, or the policy need not know."""
+        expected splice, times in s since `observed_ns`. None: nothing is planned there, the robot is not there (n,), or
+        the policy need not know."""
         if self._plan is None or self.strategy != "rtc":
             return None
         start = self._seconds(observed_ns)
         end = min(start + self.latency + self.schedule.margin, self._plan.end)
-        if start < self._plan.start or end <= start:
+        if start < self._plan.start or end <= start or not self._near(state_at(self._plan, start)[0], observed):
             return None
         return _shifted(portion(self._plan, start, end), -start)
 
@@ -232,17 +235,19 @@ class ChunkScheduler:
         # Who has rested since the observation plays the chunk from its beginning; who was moving when the strategy was
         # changed drops what has passed, as ever.
         rested = rests and (self._rests or self._plan is None)
-        base, kind = self._base(now, at, reality)
+        base, kind, played = self._base(now, at, reality)
         start, at = snap(base, max(now, base.start)), snap(base, max(at, base.start))
         origin = at if rested else stamp
         target = self._target(chunk, observed, origin, now, kind)
+        until = target.goals.end
         if rests:
             target = self._targets.hold_after(target, at - origin + self.schedule.execution_horizon)
+            until = min(until, at + self.schedule.execution_horizon)
         if target.curve.end < at + 2 * self.schedule.step:
+            why = chunk.shortened or "inference takes longer than the horizon; use a longer horizon or a faster model"
             raise ChunkError(
                 f"chunk ends {target.curve.end - stamp:.2f} s after its observation, its splice is {at - stamp:.2f} s "
-                "after it: "
-                "inference takes longer than the horizon; use a longer horizon or a faster model"
+                f"after it: {why}"
             )
         head = portion(base, start, at)
         state = end_of(head)
@@ -252,10 +257,13 @@ class ChunkScheduler:
         self._plan = self._with_history(base, kind, start, published)
         self._length = published.end - stamp
         self._rests, self._starving = rests, False
+        base_motion = chunk.base
+        if base_motion is not None:
+            base_motion = alongside(base_motion, origin - stamp, at - stamp, shape.stretch, until - stamp)
         return Splice(
-            chunk.with_trajectory(_shifted(published, -stamp)),
+            replace(chunk, trajectory=_shifted(published, -stamp), base=base_motion),
             kind,
-            float(np.abs(shape.curve.positions[0] - state[0]).max()),
+            0.0 if played is None else _apart(published, played, max(start, played.start)),
             float(mismatch.max(initial=0.0)),
             shape.blend,
             shape.stretch,
@@ -279,7 +287,7 @@ class ChunkScheduler:
             return None
         now = self._seconds(now_ns)
         at = now + self.schedule.margin
-        base, kind = self._base(now, at, reality)
+        base, kind, _ = self._base(now, at, reality)
         start, at = snap(base, max(now, base.start)), snap(base, max(at, base.start))
         head = portion(base, start, at)
         state = end_of(head)
@@ -293,8 +301,8 @@ class ChunkScheduler:
     def _seconds(self, ns: int) -> float:
         return (ns - self._epoch_ns) * _NS
 
-    def _base(self, now: float, at: float, reality: Reality) -> tuple[Trajectory, Base]:
-        """What is being executed, up to the splice at least."""
+    def _base(self, now: float, at: float, reality: Reality) -> tuple[Trajectory, Base, Trajectory | None]:
+        """What is being executed, up to the splice at least; and what the controller plays, if that is known."""
         plan = self._plan if self._plan is not None and self._plan.start <= now <= self._plan.end else None
         command = self._command(now, at, reality)
         if plan is not None and plan.end < at:
@@ -303,13 +311,13 @@ class ChunkScheduler:
         if command is None:
             tracked = plan is not None and self._near(state_at(plan, now)[0], reality.positions)
             if plan is not None and tracked and reality.command is None:
-                return plan, "plan"
+                return plan, "plan", None
             still = np.clip(reality.positions, self._limits.min_position, self._limits.max_position)
-            return rest_at(still, now, at), "rest"
+            return rest_at(still, now, at), "rest", None
         curve, meet, there = command
         if plan is not None and np.abs(state_at(plan, meet)[0] - there).max() <= self.schedule.followed:
-            return plan, "plan"
-        return curve, "command"
+            return plan, "plan", curve
+        return curve, "command", curve
 
     def _braked(self, plan: Trajectory, at: float) -> Trajectory:
         """`plan`, then to rest, and at rest until `at`."""
@@ -346,6 +354,11 @@ class ChunkScheduler:
         """The plan: what is published, after what was executed before."""
         past = (base.times >= start - _HISTORY) & (base.times < start - 1e-9)
         return join(knots(base, past), published) if kind == "plan" and past.any() else published
+
+
+def _apart(one: Trajectory, other: Trajectory, time: float) -> float:
+    """rad or m, of the joint that differs most at `time` s."""
+    return float(np.abs(state_at(one, time)[0] - state_at(other, time)[0]).max())
 
 
 def _shifted(curve: Trajectory, by: float) -> Trajectory:

@@ -19,6 +19,9 @@ Array = NDArray[np.float64]
 EDGE = 0.01
 _SETTLE = 6  # steps that a motion gets to come to rest at a point
 _REMEMBERED = 12  # chunks that an ensemble may hold
+_MOST = (
+    256  # points of a chunk that are looked at: the work grows with their third power, and the next chunk comes soon
+)
 _FADE = 0.3  # s, in which a chunk of an ensemble loses its weight toward its end
 
 
@@ -67,10 +70,11 @@ class TargetMaker:
         """
         if chunk.joint_names != self._limits.names:
             raise ChunkError(f"chunk is for joints {list(chunk.joint_names)}, the robot has {list(self._limits.names)}")
-        points, times = chunk.positions, chunk.trajectory.times
+        points, times = chunk.positions[:_MOST], chunk.trajectory.times[:_MOST]
         if len(times) < 2 or times[0] <= 0:
+            why = f"{chunk.shortened}: " if chunk.shortened else ""
             raise ChunkError(
-                f"chunk has {len(times)} points from {times[0]:.3f} s on; expected >= 2 after its observation"
+                f"{why}chunk has {len(times)} points from {times[0]:.3f} s on; expected >= 2 after its observation"
             )
         low, high = self._told
         beyond = np.maximum(low - points, points - high).max(axis=0) > 1e-6
