@@ -75,7 +75,29 @@ def test_what_is_not_ours(pair, raw, words):
         wire.receive(pair[1])
 
 
-@pytest.mark.parametrize("value", [object(), np.array([object()]), np.array(["text"]), np.array([1j])])
-def test_what_cannot_be_sent(pair, value):
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (object(), "it holds a object"),
+        (np.array([object()]), "it holds a ndarray"),
+        (np.array(["text"]), "it holds a ndarray"),
+        (np.array([1j]), "it holds a ndarray"),
+        (2**70, f"it holds the number {2**70}; use numbers of 64 bits"),
+        ("\ud800", "surrogates not allowed"),
+        (bytes(wire.LONGEST), f"it has 67108[0-9]+ bytes .> {wire.LONGEST}.; say less"),
+    ],
+)
+def test_what_cannot_be_sent(pair, value, words):
+    with pytest.raises(wire.WireError, match=f"cannot be sent: .*{words}"):
         wire.send(pair[0], {"value": value})
+
+
+@given(st.lists(st.text()), st.integers(1, 50))
+def test_frames_are_taken_whole_however_they_come(texts, part):
+    raw = b"".join(wire.pack({"text": text}) for text in texts)
+    read, taken = bytearray(), []
+    for start in range(0, len(raw), part):
+        read += raw[start : start + part]
+        while (message := wire.take(read)) is not None:
+            taken.append(message["text"])
+    assert taken == texts and not read

@@ -235,6 +235,22 @@ def test_a_server_is_watched_while_nobody_asks_anything(start, tmp_path):
     assert isinstance(event(), Answer) and worker.health.trouble == "" and worker.restarts == 0
 
 
+def test_a_server_that_answers_nonsense_is_away_until_it_is_mended(start, tmp_path):
+    away = tmp_path / "away"
+    away.write_text("3 of 7 bytes")
+    worker, event = start(options={"away": str(away)}, backoff=0.0)
+    words = "server://far: its answer cannot be used: ValueError: 3 of 7 bytes; mend it, or correct the policy file"
+    for _ in range(2):
+        wait_for(lambda: worker.health.trouble == words)  # in the warm-up, and then when it is looked after
+        away.unlink()
+        wait_for(lambda: not worker.health.trouble)
+        away.write_text("3 of 7 bytes")
+    wait_for(lambda: worker.health.trouble == words)
+    away.unlink()
+    worker.infer(observation())
+    assert isinstance(event(), Answer) and worker.restarts == 0
+
+
 def test_why_paths_cannot_be_drawn_is_known(start):
     worker, _ = start()
     assert worker.no_paths == ""
@@ -274,6 +290,9 @@ def test_close_ends_everything(start):
     worker.infer(observation("hang"))
     worker.close()
     assert gone(pid)
+    worker.reset()
+    with pytest.raises(InferenceError, match="closed with its worker; make a new worker"):
+        worker.infer(observation())
 
 
 @pytest.mark.parametrize("busy", [False, True])

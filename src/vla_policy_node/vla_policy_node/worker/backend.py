@@ -68,8 +68,9 @@ class WorkerBackend:
         self._worker.reset()
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process; a call under way fails."""
         self._worker.close()
+        self._events.put(Down("closed", None))
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Ready):

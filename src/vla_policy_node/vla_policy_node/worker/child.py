@@ -77,6 +77,7 @@ class _Worker:
         self._robot: Any = None
         self._kinematics: Any = None
         self._cold = True
+        self._nonsense = ""  # of the server, that was told last
 
     def serve(self) -> None:
         threading.Thread(target=self._end_with_node, daemon=True).start()
@@ -85,12 +86,16 @@ class _Worker:
             try:
                 answer = answers[request["do"]](request)
             except Exception as error:
-                outage = isinstance(error, self._unavailable)
-                known = type(error).__module__ == "vla_contract.errors"
-                text = str(error) if known else f"{type(error).__name__}: {error}"
-                answer = {"error": text, "trace": "" if known else traceback.format_exc(), "unavailable": outage}
-            self._wire.send(self._connection, {**answer, "id": request["id"]})
+                trace = "" if _known(error) else _printable(traceback.format_exc())
+                answer = {"error": _words(error), "trace": trace, "unavailable": isinstance(error, self._unavailable)}
+            self._connection.sendall(self._frame(answer, request["id"]))
         os._exit(0)
+
+    def _frame(self, answer: dict[str, Any], identifier: int) -> bytes:
+        try:
+            return self._wire.pack({**answer, "id": identifier})
+        except self._wire.WireError as error:  # a backend may answer anything
+            return self._wire.pack({"error": f"the backend's answer {_words(error)}", "id": identifier})
 
     def _end_with_node(self) -> None:
         """Ends the process when the node closes the socket, also in the middle of an inference."""
@@ -123,12 +128,23 @@ class _Worker:
         return {"metadata": metadata, "seconds": seconds, "gpu": _gpu_memory(), "no_paths": no_paths, **server}
 
     def _check(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Whether the server of a policy that runs elsewhere is there. Raises Unavailable when it is not."""
-        if self._cold:
-            self._warm_up(1, served=True)
-            self._cold = False
-        else:
-            self._backend.check()
+        """Whether the server of a policy that runs elsewhere is there. Raises Unavailable when it is not, or what it
+        says makes no sense to the backend: it may be mended, and this process need not end for that."""
+        try:
+            if self._cold:
+                self._warm_up(1, served=True)
+                self._cold = False
+            else:
+                self._backend.check()
+        except self._unavailable:
+            raise
+        except Exception as error:
+            words = f"{self._backend.server}: its answer cannot be used: {_words(error)}; "
+            words += "mend it, or correct the policy file"
+            if words != self._nonsense:
+                traceback.print_exc()
+                self._nonsense = words
+            raise self._unavailable(words) from error
         return {"check": True}
 
     def _warm_up(self, times: int, served: bool = False) -> None:
@@ -175,7 +191,8 @@ class _Worker:
         if chunk.shortened:
             print(chunk.shortened)
         path = None
-        if request["path"] and self._kinematics is not None and chunk.joint_names == self._kinematics.joint_names:
+        wanted = request["path"] and self._kinematics is not None and len(chunk.positions) <= self._wire.MOST_POINTS
+        if wanted and chunk.joint_names == self._kinematics.joint_names:
             path = np.stack([self._kinematics.forward(row)[0] for row in chunk.positions])
         return {"chunk": self._wire.chunk_map(chunk), "seconds": seconds, "path": path, "gpu": _gpu_memory()}
 
@@ -193,6 +210,22 @@ class _Worker:
     def _reset(self, request: dict[str, Any]) -> dict[str, Any]:
         self._backend.reset()
         return {"reset": True}
+
+
+def _known(error: Exception) -> bool:
+    from vla_contract.errors import VlaError
+
+    return isinstance(error, VlaError)
+
+
+def _words(error: Exception) -> str:
+    """What an error says, with its name if it is none of the suite's."""
+    return _printable(str(error) if _known(error) else f"{type(error).__name__}: {error}")
+
+
+def _printable(text: str) -> str:
+    """Text that can be sent: file names may hold bytes that are none."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _gpu_memory() -> float | None:

@@ -1,12 +1,11 @@
 """The node's side of the worker: starts it, asks it, notices when it dies or hangs, starts it again.
 
 One thread owns the process and reads its answers; it blocks in `select` and costs nothing while it waits. Events are
-handed to a callback *on that thread*; the node passes them on to its executor. Requests leave on the caller's thread:
-handing them over first would cost every inference two changes of threads.
+handed to a callback *on that thread*; the node passes them on to its executor. Requests leave on the caller's thread as
+far as the socket takes them (see `channel`): handing them over first would cost every inference two changes of threads.
 """
 
 import os
-import select
 import shutil
 import socket
 import subprocess
@@ -15,8 +14,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata
 from vla_policy_node.worker import wire
+from vla_policy_node.worker.channel import Channel
 from vla_policy_node.worker.environment import package_folders, worker_environment
 from vla_policy_node.worker.events import Down, Event, Ready, event_of, gpu_memory_of, with_trace
 from vla_policy_node.worker.health import Health
@@ -97,13 +96,7 @@ class Worker:
         self.health, self.no_paths = Health(), ""
         self._on_event = on_event
         self._images = SharedImages(image_shapes, exact)
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK)
-        self._lock = threading.Lock()  # of the next three
-        self._connection: socket.socket | None = None  # while there is a process that serves
-        self._requests: deque[dict[str, Any]] = deque()  # not sent yet
-        self._asked: deque[tuple[int, str]] = deque()  # sent: id, and what is to be done
-        self._sequence = 0
-        self._busy = False
+        self._channel = Channel()
         self._closed = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._run, name="worker", daemon=True)
@@ -116,7 +109,7 @@ class Worker:
     @property
     def busy(self) -> bool:
         """An inference is under way."""
-        return self._busy
+        return self._channel.inferring
 
     def start(self) -> None:
         """Begins to load. `Ready` or `Down` follows."""
@@ -129,28 +122,30 @@ class Worker:
             path: also where the chunk leads the tool; the answer comes a little later then.
 
         Raises:
-            InferenceError: when an inference is under way, or an image does not have the size that was announced.
+            InferenceError: when an inference is under way, an image does not have the size that was announced, or the
+                observation cannot be sent.
         """
-        if self._busy:
+        if self.busy:
             raise InferenceError("an inference is under way; wait for its answer")
         images = self._put(observation)
         earlier = [
             {**wire.state_map(one), "images": self._put(one, len(observation.earlier) - k)}
             for k, one in enumerate(observation.earlier)
         ]
-        self._busy = True
-        return self._ask(
-            {
-                "do": "infer",
-                **wire.state_map(observation),
-                "images": images,
-                "earlier": earlier,
-                "instruction": observation.instruction,
-                "extras": dict(observation.extras),
-                "prefix": wire.trajectory_map(prefix),
-                "path": path,
-            }
-        )
+        request = {
+            "do": "infer",
+            **wire.state_map(observation),
+            "images": images,
+            "earlier": earlier,
+            "instruction": observation.instruction,
+            "extras": dict(observation.extras),
+            "prefix": wire.trajectory_map(prefix),
+            "path": path,
+        }
+        try:
+            return self._channel.ask(request)
+        except wire.WireError as error:
+            raise InferenceError(f"the observation {error}") from error
 
     def _put(self, observation: Observation, ago: int = 0) -> dict[str, Place]:
         return {name: self._images.put(name, image, ago) for name, image in observation.images.items()}
@@ -161,69 +156,60 @@ class Worker:
         Raises:
             InferenceError: as `infer`.
         """
-        if self._busy:
+        if self.busy:
             raise InferenceError("an inference is under way; its images must stay")
         self._images.put(camera, image)
 
     def reset(self) -> None:
         """A new task begins; takes effect before the next inference."""
-        self._ask({"do": "reset"})
+        self._channel.ask({"do": "reset"})
 
     def close(self) -> None:
-        """Ends process and thread."""
+        """Ends process and thread, and frees what they share."""
         self._closed.set()
-        os.eventfd_write(self._wake, 1)
+        self._channel.wake()
         if self._thread.is_alive():
             self._thread.join(timeout=5.0)
+        if not self._thread.is_alive():
+            self._free()
 
-    def _ask(self, request: dict[str, Any]) -> int:
-        with self._lock:
-            self._sequence += 1
-            self._requests.append({**request, "id": self._sequence})
-            self._send()
-        os.eventfd_write(self._wake, 1)
-        return self._sequence
-
-    def _send(self) -> None:
-        """Sends what waits to be sent, if there is somebody to send it to; needs the lock.
-
-        Never blocks for long: a request has a few kilobytes, and the socket holds hundreds.
-        """
-        while self._connection is not None and self._requests:
-            request = self._requests.popleft()
-            self._asked.append((request["id"], request["do"]))
-            try:
-                wire.send(self._connection, request)
-            except OSError:
-                return  # the process has ended: who waits for its answer will notice
+    def _free(self) -> None:
+        self._channel.close()
+        self._images.close()
 
     # -- on the worker's thread
 
     def _run(self) -> None:
-        failures = 0
+        try:
+            self._live()
+        finally:
+            if self._closed.is_set():
+                self._free()  # `close` may have waited in vain
+
+    def _live(self) -> None:
+        failures, loaded = 0, False
         while not self._closed.is_set():
             try:
-                connection = self._spawn()
-                with connection:
-                    # Whoever asked between the end of the last process and now has been told that it is down.
-                    self._forget()
-                    ready = self._load(connection)
-                    with self._open(connection):
-                        self._on_event(ready)
-                        if self.health.server:
-                            self._ask({"do": "check"})  # also warms it up
-                        while not self._closed.is_set():
-                            failures *= not self._serve(connection)
+                # Whoever asks between two processes is told that it is down.
+                with self._spawn() as connection, self._channel.over(connection, self._load_request()):
+                    ready = self._load()
+                    loaded = True
+                    self._on_event(ready)
+                    if self.health.server:
+                        self._channel.ask({"do": "check"})  # also warms it up
+                    while not self._closed.is_set():
+                        failures *= not self._serve()
                 return
             except Exception as error:
                 # Nothing may end this thread without a word, a mistake of ours least of all.
                 failures += 1
-                expected = isinstance(error, VlaError | OSError) and not isinstance(error, ConfigError)
+                # What could be loaded once is no mistake of the files: the GPU of a process that was killed may not
+                # be free yet. What never could does not get better by trying again.
+                expected = isinstance(error, VlaError | OSError) and (loaded or not isinstance(error, ConfigError))
                 last = not expected or failures > self.spec.restarts
                 wait = min(self.spec.longest_backoff, self.spec.backoff * 2 ** (failures - 1))
                 reason = self._reason(error)
                 self._end()
-                self._forget()
                 if self._closed.is_set():
                     return
                 self._on_event(Down(reason, None if last else wait))
@@ -233,24 +219,6 @@ class Worker:
                 self._sleep(wait)
             finally:
                 self._end()
-
-    def _forget(self) -> None:
-        with self._lock:
-            self._requests.clear()
-            self._asked.clear()
-            self._busy = False
-
-    @contextmanager
-    def _open(self, connection: socket.socket) -> Iterator[None]:
-        """Requests go to this process meanwhile."""
-        with self._lock:
-            self._connection = connection
-            self._send()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._connection = None
 
     def _spawn(self) -> socket.socket:
         interpreter = self.spec.interpreter or sys.executable
@@ -277,7 +245,7 @@ class Worker:
         self._reader.start()
         return ours
 
-    def _load(self, connection: socket.socket) -> Ready:
+    def _load_request(self) -> bytes:
         request = {
             "do": "load",
             "id": 0,
@@ -286,10 +254,14 @@ class Worker:
             "robot": str(self.spec.robot),
             "options": dict(self.spec.options),
         }
-        wire.send(connection, request)
-        answer = self._answer(connection, 0, self.spec.load_timeout, "loading")
+        try:
+            return wire.pack(request)
+        except wire.WireError as error:
+            raise ConfigError(f"options of backend '{self.spec.backend}': the request {error}") from error
+
+    def _load(self) -> Ready:
+        answer = self._answer(0, self.spec.load_timeout, "loading")
         if "error" in answer:
-            # What a configuration makes impossible does not get better by trying again.
             raise ConfigError(with_trace(answer))
         self.health.begin(answer)
         self.no_paths = str(answer.get("no_paths", ""))
@@ -299,47 +271,42 @@ class Worker:
         except ValidationError as error:
             raise ConfigError(f"backend '{self.spec.backend}' states malformed metadata: {error}") from error
 
-    def _serve(self, connection: socket.socket) -> bool:
+    def _serve(self) -> bool:
         """Answers, or news from the process. True: it gave an answer."""
-        told, _, _ = select.select([connection, self._wake], [], [], _CHECK if self.health.server else None)
-        heard = connection in told
-        try:
-            os.eventfd_read(self._wake)
-        except BlockingIOError:
-            pass
-        if heard and not self._asked:
-            self._answer(connection, -1, 0.1, "waiting")  # nothing was asked: it can only have ended
-        if not told:
-            self._ask({"do": "check"})
+        asked = self._channel.asked
+        heard, quiet = self._channel.wait(_CHECK if self.health.server else None)
+        if heard and not asked:
+            self._answer(-1, 0.1, "waiting")  # nothing was asked: it can only have ended
+        if quiet:
+            self._channel.ask({"do": "check"})
         answered = False
-        while self._asked and not self._closed.is_set():
-            identifier, what = self._asked.popleft()
+        while asked and not self._closed.is_set():
+            identifier, what = asked.popleft()
             with self.health.waiting():
                 limit = self.health.hang(self.spec.inference_timeout)
-                answer = self._answer(connection, identifier, limit, "inference" if what == "infer" else what)
+                answer = self._answer(identifier, limit, "inference" if what == "infer" else what)
             outage = bool(answer.get("unavailable"))
             if what != "reset":
                 self.health.heard(answer["error"] if outage else "", what == "infer")
             if what == "infer":
-                self._busy = False
+                self._channel.inferring = False
                 self._on_event(event_of(identifier, answer))
                 answered = "error" not in answer
             elif "error" in answer and not outage:
                 raise _Failure(f"{what}: {with_trace(answer)}")
         return answered
 
-    def _answer(self, connection: socket.socket, identifier: int, timeout: float, during: str) -> dict[str, Any]:
+    def _answer(self, identifier: int, timeout: float, during: str) -> dict[str, Any]:
         deadline = time.monotonic() + timeout
         while True:
             left = deadline - time.monotonic()
-            # Half a second at a time, so that `close` is not kept waiting by a model that hangs.
-            ready = bool(select.select([connection], [], [], max(0.0, min(left, 0.5)))[0])
+            try:
+                answer = self._channel.receive(max(0.0, left))
+            except EOFError:
+                raise _Failure(f"worker ended during {during}") from None
             if self._closed.is_set():
                 raise _Failure("closing")
-            if ready:
-                answer = wire.receive(connection)
-                if answer is None:
-                    raise _Failure(f"worker ended during {during}")
+            if answer is not None:
                 if answer.get("id") == identifier:
                     return answer
                 raise _Failure(f"worker answered {answer.get('id')} when asked {identifier}")
@@ -377,11 +344,7 @@ class Worker:
     def _sleep(self, duration: float) -> None:
         deadline = time.monotonic() + duration
         while not self._closed.is_set() and (left := deadline - time.monotonic()) > 0:
-            select.select([self._wake], [], [], left)
-            try:
-                os.eventfd_read(self._wake)
-            except BlockingIOError:
-                pass
+            self._channel.wait(left)
 
 
 def _forward(stream: Any, lines: "deque[str]") -> None:

@@ -66,8 +66,9 @@ def event_of(identifier: int, answer: dict[str, Any]) -> Answer | Refusal:
             answer.get("path"),
             gpu_memory_of(answer),
         )
-    except (ChunkError, KeyError, TypeError) as error:
-        return Refusal(identifier, f"the backend's chunk is malformed: {error}")
+    except Exception as error:  # a backend may answer anything
+        words = str(error) if isinstance(error, ChunkError) else f"{type(error).__name__}: {error}"
+        return Refusal(identifier, f"the backend's chunk is malformed: {words}")
 
 
 def gpu_memory_of(answer: dict[str, Any]) -> float:

@@ -23,7 +23,7 @@ class SharedImages:
         exact: every image has that size; else it has room for as many pixels.
 
     Attributes:
-        fd: of the memory, for the worker to map.
+        fd: of the memory, for the worker to map; -1 once it is closed.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, int]], exact: bool = True):
@@ -50,8 +50,10 @@ class SharedImages:
             ago: steps into the past, up to `MOST_EARLIER`.
 
         Raises:
-            InferenceError: when the camera or the size (height, width, 3) was not announced.
+            InferenceError: when the camera or the size (height, width, 3) was not announced, or all is closed.
         """
+        if self.fd < 0:
+            raise InferenceError("the memory for images is closed with its worker; make a new worker")
         key = name, ago
         if key not in self._places:
             announced = ", ".join(name for name, ago in self._places if ago == 0) or "none"
@@ -67,3 +69,11 @@ class SharedImages:
             np.copyto(view, image)
             self._lies[key] = image
         return self._places[key]
+
+    def close(self) -> None:
+        """Frees the memory, once nothing else has it mapped."""
+        # The map here, and the file descriptor that it holds, go with the last view.
+        self._places, self._views, self._lies = {}, {}, {}
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)

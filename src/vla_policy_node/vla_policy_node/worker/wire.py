@@ -11,7 +11,7 @@ import msgpack
 import numpy as np
 
 from vla_contract.chunk import ActionChunk, BaseMotion
-from vla_contract.errors import VlaError
+from vla_contract.errors import ChunkError, VlaError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 
@@ -19,16 +19,33 @@ _LENGTH = struct.Struct("<I")
 _ARRAY = 1  # msgpack extension code
 _KINDS = "fiub"
 LONGEST = 64 * 1024 * 1024  # bytes of one frame
+MOST_POINTS = 2000  # of a chunk; the longest that policies are trained for have some hundreds
 
 
 class WireError(VlaError):
-    """The other side sent something that is not ours."""
+    """Something that cannot be sent, or that is not ours."""
+
+
+def pack(message: dict[str, Any]) -> bytes:
+    """One frame.
+
+    Raises:
+        WireError: when it is too long, or holds what frames cannot.
+    """
+    try:
+        payload = msgpack.packb(message, default=_pack_array)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise WireError(
+            f"cannot be sent: {error}; use numbers of 64 bits, text, bytes, lists, maps and arrays"
+        ) from error
+    if len(payload) > LONGEST:
+        raise WireError(f"cannot be sent: it has {len(payload)} bytes (> {LONGEST}); say less in one message")
+    return _LENGTH.pack(len(payload)) + payload
 
 
 def send(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Writes one frame; blocks until it is written."""
-    payload = msgpack.packb(message, default=_pack_array)
-    connection.sendall(_LENGTH.pack(len(payload)) + payload)
+    """Writes one frame; blocks until it is written. Raises as `pack`."""
+    connection.sendall(pack(message))
 
 
 def receive(connection: socket.socket) -> dict[str, Any] | None:
@@ -40,12 +57,30 @@ def receive(connection: socket.socket) -> dict[str, Any] | None:
     head = _exactly(connection, _LENGTH.size)
     if head is None:
         return None
+    payload = _exactly(connection, _length(head))
+    return None if payload is None else _unpack(payload)
+
+
+def take(read: bytearray) -> dict[str, Any] | None:
+    """Takes the first frame off the bytes that were read; None: it is not whole yet. Raises as `receive`."""
+    if len(read) < _LENGTH.size:
+        return None
+    end = _LENGTH.size + _length(read[: _LENGTH.size])
+    if len(read) < end:
+        return None
+    payload = bytes(read[_LENGTH.size : end])
+    del read[:end]
+    return _unpack(payload)
+
+
+def _length(head: bytes | bytearray) -> int:
     (length,) = _LENGTH.unpack(head)
     if length > LONGEST:
         raise WireError(f"frame of {length} bytes (> {LONGEST})")
-    payload = _exactly(connection, length)
-    if payload is None:
-        return None
+    return int(length)
+
+
+def _unpack(payload: bytes) -> dict[str, Any]:
     try:
         message = msgpack.unpackb(payload, ext_hook=_unpack_array)
     except (ValueError, msgpack.UnpackException) as error:
@@ -69,7 +104,8 @@ def _pack_array(value: Any) -> msgpack.ExtType:
     if isinstance(value, np.generic):
         value = np.asarray(value)
     if not isinstance(value, np.ndarray) or value.dtype.kind not in _KINDS:
-        raise TypeError(f"{type(value).__name__} cannot be sent; use numbers, text, bytes, lists, maps and arrays")
+        what = f"the number {value}" if isinstance(value, int) else f"a {type(value).__name__}"
+        raise TypeError(f"it holds {what}")
     return msgpack.ExtType(_ARRAY, msgpack.packb((value.dtype.str, value.shape, value.tobytes())))
 
 
@@ -125,10 +161,17 @@ def chunk_of(values: dict[str, Any]) -> ActionChunk:
     """The inverse of `chunk_map`.
 
     Raises:
-        ChunkError: when a motion is malformed.
+        ChunkError: when a motion is malformed, missing or has more than `MOST_POINTS` points.
     """
-    trajectory = trajectory_of(values["trajectory"])
-    assert trajectory is not None
+    if values["trajectory"] is None:
+        raise ChunkError("there is no trajectory; answer at least one point")
+    for motion in ("trajectory", "base"):
+        # Looked at first: what comes after it takes time that grows faster than the number of points.
+        if values[motion] is not None and (count := len(values[motion]["times"])) > MOST_POINTS:
+            raise ChunkError(
+                f"{motion} has {count} points (> {MOST_POINTS}); lower the policy's horizon, or answer fewer points"
+            )
+    trajectory = Trajectory(**values["trajectory"])
     return ActionChunk(
         stamp_ns=values["stamp_ns"],
         joint_names=tuple(values["joint_names"]),
