@@ -281,6 +281,15 @@ def test_points_that_no_plan_reaches_are_not_looked_at():
     assert 2.0 < splice.chunk.trajectory.end < 4.0
 
 
+def test_points_at_one_time_are_refused():
+    times = np.array([0.1, 0.2, 0.2 + 1e-13, 0.3, 0.8])
+    scheduler = ChunkScheduler(limits(), 2)
+    scheduler.begin(T0)
+    chunk = ActionChunk(T0, JOINTS, Trajectory(times, wish(times)))
+    with pytest.raises(ChunkError, match="points 1e-13 s apart"):
+        scheduler.splice(chunk, wish(0.0)[0], T0 + S // 10, Reality(wish(0.0)[0]))
+
+
 @pytest.mark.parametrize("rows", [1, 2])
 def test_a_chunk_that_was_cut_short_says_by_what(rows):
     times = 0.1 * np.arange(1, rows + 1)

@@ -22,6 +22,7 @@ _REMEMBERED = 12  # chunks that an ensemble may hold
 _MOST = (
     256  # points of a chunk that are looked at: the work grows with their third power, and the next chunk comes soon
 )
+_CLOSEST = 1e-4  # s between two points: what is closer makes accelerations of rounding errors
 _FADE = 0.3  # s, in which a chunk of an ensemble loses its weight toward its end
 
 
@@ -66,7 +67,7 @@ class TargetMaker:
         """`chunk` with its times counted from `origin`, after the observed joint positions (n,) there.
 
         Raises:
-            ChunkError: when it is not for this robot, or has fewer than two points.
+            ChunkError: when it is not for this robot, has fewer than two points, or two that are too close together.
         """
         if chunk.joint_names != self._limits.names:
             raise ChunkError(f"chunk is for joints {list(chunk.joint_names)}, the robot has {list(self._limits.names)}")
@@ -76,6 +77,9 @@ class TargetMaker:
             raise ChunkError(
                 f"{why}chunk has {len(times)} points from {times[0]:.3f} s on; expected >= 2 after its observation"
             )
+        closest = float(np.diff(times).min())
+        if closest < _CLOSEST:
+            raise ChunkError(f"chunk has points {closest:.2g} s apart (< {_CLOSEST:g} s); leave out one of them")
         low, high = self._told
         beyond = np.maximum(low - points, points - high).max(axis=0) > 1e-6
         clipped = tuple(name for name, out in zip(self._limits.names, beyond, strict=True) if out)
