@@ -1,5 +1,6 @@
 """Arrays on the wire: the bytes of the real counterparts, round trips, and hostile bytes."""
 
+import io
 import json
 import pickle
 from pathlib import Path
@@ -126,6 +127,10 @@ BOMB = pickle.dumps(np.array([Bomb()], dtype=object))
         {b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [-1]},
         {b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [2**62, 2**62]},
         {b"__ndarray__": True, b"data": b"", b"dtype": "no such type", b"shape": [0]},
+        {b"__ndarray__": True, b"data": b"", b"dtype": "<U0", b"shape": [2**40]},
+        {b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [0, 2**62, 2**62]},
+        {b"__ndarray__": True, b"data": b"", b"dtype": "<f4", b"shape": [0] * 70},
+        {b"__npgeneric__": True, b"data": [1.0], b"dtype": "<f4"},
         {"__ndarray__": True, "data": b"1234", "dtype": "<f4", "shape": [1]},
         {b"nd": True, b"type": "<f4", b"kind": b"", b"shape": [1], b"data": b"1234"},
     ],
@@ -135,9 +140,21 @@ def test_openpi_refuses_arrays_that_are_dangerous_malformed_or_of_another_dialec
         encodings.unpack_openpi(msgpack.packb({"actions": entry}))
 
 
-def _npy_with_pickle():
-    import io
+def _npy(array, **header):
+    """As `numpy.save` writes it; `header`: what it says of the array instead."""
+    file = io.BytesIO()
+    said = {**np.lib.format.header_data_from_array_1_0(array), **header}
+    np.lib.format.write_array_header_1_0(file, said)
+    return file.getvalue() + array.tobytes()
 
+
+def test_arrays_of_gr00t_in_either_order_of_the_axes_are_read():
+    array = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    read = encodings.unpack_gr00t(encodings.pack_gr00t({"x": array}))["x"]
+    assert np.array_equal(read, array) and read.shape == (2, 3)
+
+
+def _npy_with_pickle():
     file = io.BytesIO()
     np.save(file, np.array([Bomb()], dtype=object), allow_pickle=True)
     return file.getvalue()
@@ -153,6 +170,11 @@ def _npy_with_pickle():
         {"__ndarray_class__": True, "as_npy": BOMB},
         {"__ndarray_class__": True, "as_npy": b"PK\x03\x04" + bytes(40)},
         {"__ndarray_class__": True},
+        {"__ndarray_class__": True, "as_npy": _npy(np.zeros(1), shape=(2**40,))},
+        {"__ndarray_class__": True, "as_npy": _npy(np.zeros(0), descr="<U0", shape=(2**40,))},
+        {"__ndarray_class__": True, "as_npy": _npy(np.zeros(1), shape=(-1,))},
+        {"__ndarray_class__": True, "as_npy": _npy(np.zeros(1))[:-1]},
+        {"__ndarray_class__": True, "as_npy": 3},
         {b"__ndarray__": True, b"data": b"1234", b"dtype": "<f4", b"shape": [1]},
         {"__ModalityConfig__": True, "as_json": [1]},
     ],
@@ -170,6 +192,9 @@ def test_gr00t_refuses_arrays_that_are_dangerous_malformed_or_of_another_dialect
         {"__numpy__": "AAAA", "dtype": [["a", "<f4"]], "shape": [1]},
         {"__numpy__": 3, "dtype": "<f4", "shape": [1]},
         {"__numpy__": "AAAA"},
+        {"__numpy__": "", "dtype": "<U0", "shape": [2**40]},
+        {"__numpy__": "", "dtype": "<f4", "shape": [10**300, 0]},
+        {"__numpy__": "", "dtype": "f4," * 9, "shape": [0]},
     ],
 )
 def test_json_refuses_arrays_that_are_dangerous_or_malformed(entry):
@@ -202,7 +227,7 @@ def test_recorded_bytes_with_faults_give_a_message_or_an_inference_error(name, d
 
 
 KEYS = (b"__ndarray__", b"__npgeneric__", b"data", b"dtype", b"shape", b"nd", b"type", b"kind", "as_npy")
-TYPES = ("<f4", "|O", "|V8", "<U4", "<c8", "f4,f4", "<M8[s]")
+TYPES = ("<f4", "|O", "|V8", "<U4", "<U0", "|S0", "<c8", "f4,f4", "<M8[s]")
 VALUES = st.one_of(
     st.none(),
     st.booleans(),
@@ -210,6 +235,7 @@ VALUES = st.one_of(
     st.text(max_size=4),
     st.binary(max_size=8),
     st.lists(st.integers(-2, 5), max_size=3),
+    st.lists(st.integers(0, 2**63), max_size=3),
     st.sampled_from(TYPES),
 )
 

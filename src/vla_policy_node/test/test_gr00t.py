@@ -1,14 +1,17 @@
 """Our GR00T client against a double of the server, as a real process, in the encodings of its three versions."""
 
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zmq
 from remote import FR3, Server, answered, free_port, observation, remote_backend
 
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.policy import check_fit
+from vla_policy_node.backends.encodings import pack_gr00t, unpack_gr00t
 
 DOUBLE = str(Path(__file__).parent / "gr00t_policy_server.py")
 VERSIONS = ("n1.5", "n1.6", "n1.7")
@@ -173,6 +176,49 @@ def test_a_server_with_another_policy_is_refused_with_every_misfit(servers, vers
 def test_options_that_are_wrong_are_refused_before_anything_is_started(changes, message):
     with pytest.raises(ConfigError, match=message):
         client(free_port(), **changes)
+
+
+@pytest.fixture
+def doubtful():
+    """The port of a server in this process that tells no modalities, and says everything twice."""
+    router = zmq.Context.instance().socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    over = threading.Event()
+
+    def serve():
+        while not over.is_set():
+            if not router.poll(20):
+                continue
+            *envelope, message = router.recv_multipart()
+            asked, reply = unpack_gr00t(message), {}
+            if asked["endpoint"] == "get_action":
+                number = float(asked["data"]["observation"]["language"]["task"][0][0])
+                reply = [{"arm": np.full((1, 16, 7), number), "gripper": np.ones((1, 16, 1))}, {}]
+            for _ in range(2):
+                router.send_multipart([*envelope, pack_gr00t(reply)])
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield port
+    over.set()
+    thread.join(5)
+    router.close(0)
+
+
+def test_a_server_that_answers_twice_never_answers_the_next_question(doubtful):
+    backend = client(doubtful)
+    for number in (0.1, 0.2, 0.3, 0.4):
+        assert backend.infer(observation(instruction=str(number))).positions[0, 0] == number
+    backend.close()
+
+
+@pytest.mark.parametrize("config", [np.zeros(2), [], "none"])
+def test_a_modality_configuration_that_is_no_map_is_an_inference_error(config, monkeypatch):
+    backend = client(1)
+    monkeypatch.setattr(backend.connection.link, "exchange", lambda *_: config)
+    with pytest.raises(InferenceError, match="modality configuration is a .*, expected a map"):
+        backend.infer(observation())
+    backend.close()
 
 
 def test_no_server_was_asked_to_end(servers):

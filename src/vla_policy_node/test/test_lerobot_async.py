@@ -198,6 +198,25 @@ def test_tensors_that_reach_beyond_their_storage_are_refused(offset, size, strid
         wire.loads_actions(_action(rebuilt))
 
 
+def _view(size, stride):
+    """Of four numbers."""
+    return _Call(torch._utils._rebuild_tensor_v2, torch.zeros(4).storage(), 0, size, stride, False, OrderedDict())
+
+
+def test_few_numbers_that_claim_to_be_many_are_refused_before_they_fill_the_memory(monkeypatch):
+    with pytest.raises(InferenceError, match=r"holds a tensor \(1099511627776,\) of only 4 numbers"):
+        wire.loads_actions(_action(_view((2**40,), (0,))))
+    monkeypatch.setattr(wire, "_MOST", 3)
+    with pytest.raises(InferenceError, match="1 actions of 4 numbers, expected at most 3"):
+        wire.loads_actions(_action(_view((4,), (1,))))
+
+
+@pytest.mark.parametrize("step", [float("inf"), float("nan"), "x", None])
+def test_a_time_step_that_is_no_whole_number_is_an_inference_error(step):
+    with pytest.raises(InferenceError, match="malformed action"):
+        wire.loads_actions(_action(torch.zeros(3), step))
+
+
 class _Call:
     def __init__(self, function, *arguments):
         self._reduced = (function, arguments)

@@ -7,16 +7,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 from remote import FR3, Server, aloha, answered, free_port, observation, remote_backend
 from websockets.sync.server import serve
 
-from vla_contract.errors import ConfigError, InferenceError
+from vla_contract.errors import ConfigError, InferenceError, Unavailable
 from vla_contract.policy import check_fit
-from vla_policy_node.backends.encodings import pack_openpi
+from vla_policy_node.backends.encodings import pack_openpi, unpack_openpi
 
 
 def client(port, robot=FR3, policy="openpi_droid", **changes):
     return remote_backend(policy, port, robot, **changes)
+
+
+SEEN = observation()
+UNBOUND = {"space": "joint_delta", "relative_to": "previous", "gripper": {}}
+UNASKED = client(1, action=UNBOUND)
 
 
 @pytest.fixture(scope="module")
@@ -207,12 +215,85 @@ def impostor():
         (pack_openpi({}), b"garbage", "not msgpack"),
         (pack_openpi({}), pack_openpi({"actions": [[0.0] * 8] * 10}), "'actions' are a list"),
         (pack_openpi({}), pack_openpi({"actions": np.full((10, 8), "x")}), "'actions' are a ndarray"),
+        (pack_openpi({"joints": np.array(["a", "b"])}), b"", r"policy has joints \['a' 'b'\], the policy file expects"),
     ],
 )
 def test_whatever_a_server_says_the_caller_gets_an_inference_error(impostor, greeting, reply, message):
     backend = client(impostor(greeting, reply))
     with pytest.raises(InferenceError, match=message):
         backend.infer(observation())
+    backend.close()
+
+
+@given(arrays.arrays(np.float64, (10, 8), elements=st.floats() | st.sampled_from([1e308, -1e308])))
+@settings(max_examples=60, deadline=None)
+def test_any_numbers_give_a_motion_or_an_inference_error(rows):
+    UNASKED.connection.ask = lambda *_, **__: pack_openpi({"actions": rows})
+    try:
+        assert np.isfinite(UNASKED.infer(SEEN).positions).all()
+    except InferenceError as error:
+        assert str(error)
+
+
+def test_deltas_that_add_up_to_infinity_are_named(impostor):
+    backend = client(impostor(pack_openpi({}), pack_openpi({"actions": np.full((10, 8), 1e308)})), action=UNBOUND)
+    with pytest.raises(InferenceError, match=r"no motion \(positions\[1, 0\] is inf.*from 1e\+308 to 1e\+308"):
+        backend.infer(SEEN)
+    backend.close()
+
+
+# More answers than questions
+
+
+@pytest.fixture
+def chatty():
+    """Starts a server that answers the number in the sentence, `times` over; `unasked`: once before any question."""
+    started = []
+
+    def start(times=1, unasked=False):
+        def converse(connection):
+            connection.send(pack_openpi({}))
+            if unasked:
+                connection.send(b"unasked")
+            for message in connection:
+                number = float(unpack_openpi(message)["prompt"])
+                for _ in range(times):
+                    connection.send(pack_openpi({"actions": np.full((10, 7), number)}))
+
+        server = serve(converse, "127.0.0.1", 0)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        started.append((server, thread))
+        return client(server.socket.getsockname()[1], action={"space": "joint_position"})
+
+    yield start
+    for server, thread in started:
+        server.shutdown()
+        thread.join(5)
+
+
+def arrived(backend):
+    """What the server has sent until now is here: a ping's answer comes behind it."""
+    assert backend.connection.link._socket.ping().wait(20)
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["at work", "idle"])
+def test_a_server_that_answers_twice_never_answers_the_next_question(chatty, idle):
+    backend = chatty(times=2)
+    for number in (0.1, 0.2, 0.3, 0.4):
+        assert backend.infer(observation(instruction=str(number))).positions[0, 0] == number
+        arrived(backend)
+        if idle:
+            backend.check()
+    backend.close()
+
+
+def test_a_server_that_answers_before_it_is_asked_is_not_asked(chatty):
+    backend = chatty(unasked=True)
+    backend.check()
+    arrived(backend)
+    with pytest.raises(Unavailable, match="sent 7 bytes that nobody had asked for, expected one answer for a question"):
+        backend.infer(observation(instruction="0.1"))
     backend.close()
 
 

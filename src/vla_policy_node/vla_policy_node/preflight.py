@@ -6,6 +6,7 @@ ends with status 0, or with 2 and one line for every misfit.
 """
 
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ _ROTATIONS = (3, 4, 6, 9)  # numbers of a rotation, by representation
 _EAGER = 2.0  # times what a joint can do in the time: by so much may the deltas of training data ask for more
 # No arm's tool is so fast or so far away; millimetres that are read as metres are.
 _TOOL_SPEED, _TOOL_PLACE = 10.0, 10.0  # m/s, m from the base
+_MOST_POINTS = 1000  # of a chunk
 _PROBE_TIMEOUT = 120.0  # s; a cold disk and torch
 
 
@@ -60,12 +62,44 @@ def preflight(robot: Robot, policy: PolicyFile) -> PolicyMetadata | None:
         check_policy(declared.metadata, robot, declared.relative_to)
         if declared.stated is not None:
             check_policy(declared.stated, robot, declared.relative_to)
+        check_reach(declared.metadata, policy, declared.hold)
         return declared.metadata
     if not (spec.checkpoint / METADATA_FILE).is_file():
         return None
     metadata = load_metadata(spec.checkpoint)
     check_policy(metadata, robot)
+    check_reach(metadata, policy)
     return metadata
+
+
+def check_reach(metadata: PolicyMetadata, policy: PolicyFile, hold: float = 0.0) -> None:
+    """Refuses a policy whose chunks end before the scheduler could ever splice them: the robot would never move.
+
+    Args:
+        hold: s after the observation until which the last target is kept, where a chunk's rows end before.
+
+    Raises:
+        MismatchError: with the values, and what to change.
+    """
+    points = max(metadata.horizon, math.ceil(hold / metadata.dt - 1e-6))
+    reach, schedule = points * metadata.dt, policy.schedule
+    needed = schedule.margin + 2 * schedule.step
+    told = f"horizon {metadata.horizon} x dt {metadata.dt:g} s, hold {hold:g} s"
+    if points < 2:
+        misfit = (
+            f"{told}: a chunk of one point, expected two at least; set options.hold to {2 * metadata.dt:g} s or more"
+        )
+    elif points > _MOST_POINTS:
+        misfit = f"{told}: a chunk of {points} points, expected at most {_MOST_POINTS}; lower options.hold"
+    elif reach <= needed + 1e-6:
+        misfit = (
+            f"{told}: chunks reach {reach:g} s beyond their observation, expected more than {needed:g} s "
+            f"(schedule.margin {schedule.margin:g} + 2 x schedule.step {schedule.step:g}), and what an inference takes "
+            "besides; raise options.horizon or options.hold where the backend has them, or lower margin and step"
+        )
+    else:
+        return
+    raise MismatchError(f"policy '{metadata.name}' does not fit its schedule", [misfit])
 
 
 def strategy_warning(policy: PolicyFile, strategy: str, metadata: PolicyMetadata | None) -> str:

@@ -82,6 +82,8 @@ class PolicyServer:
         layout = robot_layout(robot, tuple(cameras)) if inputs is None else inputs
         self._inputs = ModelInputs(layout, robot)
         self._inputs.readable(tuple(cameras))
+        entries = self._inputs.entries()
+        self._state_names = {path: self._inputs.part_names(e) for path, e in entries if isinstance(e, StateEntry)}
         if engine.metadata.history is not None:
             raise ConfigError(
                 f"policy '{engine.metadata.name}' looks back at earlier observations, which this protocol does not "
@@ -183,7 +185,28 @@ class PolicyServer:
     def _parse(self, message: str | bytes) -> Observation:
         if isinstance(message, str):
             raise InferenceError("an observation is a binary frame of msgpack; this is text")
-        return self._inputs.parse(unpack_openpi(message), time.time_ns())
+        content = unpack_openpi(message)
+        self._check_numbers(content)
+        return self._inputs.parse(content, time.time_ns())
+
+    def _check_numbers(self, content: Mapping[Any, Any], prefix: str = "") -> None:
+        """Names the first number of a state that is not finite; whatever else may be wrong, `parse` says."""
+        for key, value in content.items():
+            path = f"{prefix}{key}"
+            if isinstance(value, Mapping) and any(name.startswith(f"{path}/") for name in self._state_names):
+                self._check_numbers(value, f"{path}/")
+            if path not in self._state_names:
+                continue
+            try:
+                vector = np.asarray(value, dtype=np.float64).reshape(-1)
+            except (TypeError, ValueError):
+                continue
+            for index, (name, number) in enumerate(zip(self._state_names[path], vector, strict=False)):
+                if not np.isfinite(number):
+                    raise InferenceError(
+                        f"the observation's '{path}'[{index}], {name}, is {number}, expected a finite number; "
+                        "send what the robot measures"
+                    )
 
     def _reply(self, answer: Reply, previous: float | None) -> dict[str, Any]:
         self._answers += 1

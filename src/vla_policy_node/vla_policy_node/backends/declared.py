@@ -6,7 +6,8 @@ clients. Nothing here needs torch, starts anything or asks a server: preflight c
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -19,7 +20,7 @@ from vla_contract.policy import METADATA_FILE, History, PolicyMetadata, Statisti
 from vla_contract.robot import Robot, describe_errors
 from vla_policy_node.backends import BUILT_IN
 from vla_policy_node.backends.interface import Interface, read_json
-from vla_policy_node.backends.remote import RemoteOptions, remote_metadata
+from vla_policy_node.backends.remote import RemoteBackend, RemoteOptions, read_options
 from vla_policy_node.core.action_spaces import ActionDecoder, ActionLayout
 from vla_policy_node.core.action_tokens import ActionRange, read_range
 from vla_policy_node.core.model_inputs import ModelInputs, StateEntry
@@ -51,12 +52,7 @@ class _Timed(_Told):
     dt: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
     horizon: Annotated[int, Field(ge=1, le=1000)] = 1
     unnorm_key: str = ""
-
-
-class _Remote(RemoteOptions):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    port: Annotated[int, Field(gt=0, le=65535)] = 1  # each protocol has its own; none is called
+    hold: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -67,11 +63,13 @@ class Declared:
         metadata: as the backend will give it once it is loaded; the digest only where `policy.json` was read.
         relative_to: what its deltas add to: see `ActionLayout`.
         stated: `policy.json`, where the backend itself does not read it but one is there.
+        hold: s after the observation until which the last target is kept, where a chunk's rows end before.
     """
 
     metadata: PolicyMetadata
     relative_to: Literal["observation", "previous"]
     stated: PolicyMetadata | None = None
+    hold: float = 0.0
 
 
 def declare(backend: str, checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> Declared | None:
@@ -86,11 +84,7 @@ def declare(backend: str, checkpoint: Path, robot: Robot, options: Mapping[str, 
     """
     kind = next((name for name, location in BUILT_IN.items() if location == backend), "")
     if kind in REMOTE:
-        chosen = _options(_Remote, kind, options)
-        _check_layout(chosen.inputs, chosen.action, robot)
-        chosen.api_key()
-        inputs, decoder = ModelInputs(chosen.inputs, robot), ActionDecoder(chosen.action, robot)
-        return Declared(remote_metadata(robot, chosen, inputs, decoder), chosen.action.relative_to)
+        return _remote(backend, kind, robot, options)
     if kind == "pi0":
         told = _options(_Told, kind, options)
         _check_layout(told.inputs, told.action, robot)
@@ -100,6 +94,24 @@ def declare(backend: str, checkpoint: Path, robot: Robot, options: Mapping[str, 
         _check_layout(timed.inputs, timed.action, robot)
         return (_openvla if kind == "openvla" else _lerobot)(checkpoint, robot, timed)
     return None
+
+
+def _remote(backend: str, kind: str, robot: Robot, options: Mapping[str, Any]) -> Declared:
+    """Makes the client, which calls nobody: what it would refuse when it is loaded is refused here, by the same words.
+
+    Its module is found by name, as the worker finds it, and brings what the protocol needs, never torch.
+    """
+    module_name = backend.partition(":")[0]
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise ConfigError(
+            f"backend '{kind}' cannot be checked: {error}; install what vla_policy_node requires"
+        ) from error
+    chosen: RemoteOptions = read_options(module.OPTIONS, kind, options)
+    _check_layout(chosen.inputs, chosen.action, robot)
+    client: RemoteBackend = module.BACKEND(robot, chosen)
+    return Declared(client.metadata, chosen.action.relative_to, hold=chosen.held)
 
 
 Options = TypeVar("Options", bound=BaseModel)
@@ -201,7 +213,7 @@ def _openvla(folder: Path, robot: Robot, told: _Timed) -> Declared:
     actions = read_action_range(folder, config, told.unnorm_key)
     name = told.name or "openvla"
     metadata = openvla_metadata(name, "", robot, interface, actions, told.horizon, told.dt)
-    return _with_stated(metadata, interface, folder)
+    return replace(_with_stated(metadata, interface, folder), hold=told.hold)
 
 
 def read_action_range(folder: Path, config: Mapping[str, Any], key: str) -> ActionRange:

@@ -14,8 +14,9 @@ import binascii
 import io
 import json
 import math
+import reprlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgpack
 import numpy as np
@@ -24,6 +25,8 @@ from numpy.typing import NDArray
 from vla_contract.errors import InferenceError
 
 _KINDS = "biufUS"
+_LONGEST_TYPE = 16  # letters of a type's name
+_MOST_AXES, _LONGEST_AXIS = 8, 1 << 26  # of an array; an image has 3 axes, with batch and time 5
 _MARKERS = ("__ndarray__", "__npgeneric__", "__ndarray_class__", "nd", "__numpy__")
 
 
@@ -68,8 +71,8 @@ def loads_json(text: str | bytes) -> Any:
     """
     try:
         return json.loads(text, object_hook=_array_of_json)
-    except (ValueError, RecursionError) as error:
-        raise InferenceError(f"the reply is not JSON: {error}") from error
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise InferenceError(f"the message is not JSON: {error}") from error
 
 
 def _packed(message: Any, default: Callable[[Any], Any]) -> bytes:
@@ -81,12 +84,12 @@ def _unpacked(data: bytes, hook: Callable[[dict[Any, Any]], Any], anything: bool
         message = msgpack.unpackb(data, object_hook=hook)
     except InferenceError:
         raise
-    except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, RecursionError, MemoryError, msgpack.UnpackException) as error:
         raise InferenceError(
-            f"the reply of {len(data)} bytes is not msgpack: {error or type(error).__name__}"
+            f"the message of {len(data)} bytes is not msgpack: {error or type(error).__name__}"
         ) from error
     if not anything and not isinstance(message, dict):
-        raise InferenceError(f"the reply is a {type(message).__name__}, expected a map")
+        raise InferenceError(f"the message is a {type(message).__name__}, expected a map")
     return message
 
 
@@ -105,10 +108,15 @@ def _array_of_openpi(entry: dict[Any, Any]) -> Any:
         return _array(entry.get(b"dtype"), entry.get(b"shape"), entry.get(b"data"))
     if b"__npgeneric__" in entry:
         dtype = _checked_dtype(entry.get(b"dtype"))
+        data = entry.get(b"data")
+        if not isinstance(data, int | float | str | bytes):
+            raise InferenceError(
+                f"the message holds a {dtype} scalar that is a {type(data).__name__}, no number or text"
+            )
         try:
-            return dtype.type(entry.get(b"data"))
+            return dtype.type(data)
         except (ValueError, TypeError, OverflowError) as error:
-            raise InferenceError(f"the reply holds a malformed {dtype} scalar: {error}") from error
+            raise InferenceError(f"the message holds a malformed {dtype} scalar: {error}") from error
     return _recognised(entry)
 
 
@@ -126,18 +134,11 @@ def _npy_map(value: Any) -> dict[str, Any]:
 def _array_of_gr00t(entry: dict[Any, Any]) -> Any:
     fields = {key.decode("ascii", "replace") if isinstance(key, bytes) else key: value for key, value in entry.items()}
     if "__ndarray_class__" in fields:
-        try:
-            array = np.load(io.BytesIO(fields["as_npy"]), allow_pickle=False)
-        except Exception as error:  # NumPy promises no type of exception for bytes that somebody made up
-            raise InferenceError(f"the reply holds a malformed .npy array: {error}") from error
-        if not isinstance(array, np.ndarray):
-            raise InferenceError("the reply holds an archive where an array belongs")
-        _checked_dtype(array.dtype.str)
-        return array
+        return _array_of_npy(fields.get("as_npy"))
     if "nd" in fields:
         if fields.get("kind") not in (None, b"", ""):
             raise InferenceError(
-                f"the reply holds an array of kind {fields['kind']!r}; it could carry code and is refused"
+                f"the message holds an array of kind {_shown(fields['kind'])}; it could carry code and is refused"
             )
         if fields["nd"] is True:
             return _array(fields.get("type"), fields.get("shape"), fields.get("data"))
@@ -147,7 +148,7 @@ def _array_of_gr00t(entry: dict[Any, Any]) -> Any:
         config = loads_json(config) if isinstance(config, str | bytes) else config
         if not isinstance(config, dict):
             raise InferenceError(
-                f"the reply holds a modality configuration that is a {type(config).__name__}, not a map"
+                f"the message holds a modality configuration that is a {type(config).__name__}, not a map"
             )
         return config
     return _recognised(entry)
@@ -167,7 +168,7 @@ def _array_of_json(entry: dict[str, Any]) -> Any:
     try:
         data = base64.b64decode(entry["__numpy__"], validate=True)
     except (binascii.Error, ValueError, TypeError) as error:
-        raise InferenceError(f"the reply holds an array that is not base64: {error}") from error
+        raise InferenceError(f"the message holds an array that is not base64: {error}") from error
     array = _array(entry.get("dtype"), entry.get("shape"), data)
     return array if array.ndim else array[()]
 
@@ -178,29 +179,56 @@ def _recognised(entry: dict[Any, Any]) -> dict[Any, Any]:
         text = key.decode("ascii", "replace") if isinstance(key, bytes) else key
         if text in _MARKERS:
             raise InferenceError(
-                f"the reply holds an array in an encoding that is not known here (keys {sorted(map(str, entry))}); "
-                "is another kind of policy server listening there?"
+                "the message holds an array in an encoding that is not known here (keys "
+                f"{_shown(sorted(map(str, entry)))}); is another kind of policy server listening there?"
             )
     return entry
 
 
 def _checked_dtype(text: object) -> "np.dtype[Any]":
+    """Of numbers, booleans or text; `<U0` and the like are refused: they take no bytes, so any shape would fit."""
     try:
-        dtype = np.dtype(text) if isinstance(text, str) else None
-    except (TypeError, ValueError, SyntaxError) as error:
+        dtype = np.dtype(text) if isinstance(text, str) and len(text) <= _LONGEST_TYPE else None
+    except Exception as error:  # NumPy promises no type of exception for words that somebody made up
         raise InferenceError(f"{text!r} is no array type: {error}") from error
-    if dtype is None or dtype.kind not in _KINDS or dtype.hasobject:
-        raise InferenceError(f"an array of type {text!r} is refused; numbers, booleans and text only")
+    if dtype is None or dtype.kind not in _KINDS or dtype.hasobject or not dtype.itemsize:
+        raise InferenceError(f"an array of type {_shown(text)} is refused; numbers, booleans and text only")
     return dtype
 
 
-def _array(dtype_text: object, shape: object, data: object) -> NDArray[Any]:
-    dtype = _checked_dtype(dtype_text)
-    if not isinstance(shape, list | tuple) or not all(type(size) is int and size >= 0 for size in shape):
-        raise InferenceError(f"the reply holds an array of shape {shape!r}, expected a list of sizes")
+def _array_of_npy(data: object) -> NDArray[Any]:
+    """What `numpy.save` wrote. Not `numpy.load`: it reserves what the header announces before it looks for the data."""
     if not isinstance(data, bytes):
-        raise InferenceError(f"the reply holds an array whose data are a {type(data).__name__}, expected bytes")
+        raise InferenceError(f"the message holds a .npy array that is a {type(data).__name__}, expected bytes")
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read_header(file)
+    except Exception as error:  # as above
+        raise InferenceError(f"the message holds a malformed .npy array: {error or type(error).__name__}") from error
+    return _array(dtype.str, shape, data[file.tell() :], "F" if fortran else "C")
+
+
+def _array(dtype_text: object, shape: object, data: object, order: Literal["C", "F"] = "C") -> NDArray[Any]:
+    dtype = _checked_dtype(dtype_text)
+    if (
+        not isinstance(shape, list | tuple)
+        or len(shape) > _MOST_AXES
+        or not all(type(size) is int and 0 <= size <= _LONGEST_AXIS for size in shape)
+    ):
+        raise InferenceError(
+            f"the message holds an array of shape {_shown(shape)}, expected at most {_MOST_AXES} sizes "
+            f"from 0 to {_LONGEST_AXIS}"
+        )
+    if not isinstance(data, bytes):
+        raise InferenceError(f"the message holds an array whose data are a {type(data).__name__}, expected bytes")
     expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
-        raise InferenceError(f"the reply holds an array of {len(data)} bytes, {dtype} {list(shape)} takes {expected}")
-    return np.frombuffer(data, dtype=dtype).reshape(shape) if expected else np.zeros(shape, dtype=dtype)
+        raise InferenceError(f"the message holds an array of {len(data)} bytes, {dtype} {list(shape)} takes {expected}")
+    return np.frombuffer(data, dtype=dtype).reshape(shape, order=order) if expected else np.zeros(shape, dtype=dtype)
+
+
+def _shown(value: object) -> str:
+    """For a message that a person reads: not what 64 MiB of nonsense look like."""
+    return reprlib.repr(value)

@@ -52,17 +52,16 @@ def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "Gr00tBa
     Raises:
         ConfigError: when an option is missing, unknown or wrong, or does not fit the robot.
     """
-    chosen = read_options(Gr00tOptions, "gr00t", options)
-    wrong = [key for key in chosen.inputs if key not in _MODALITIES]
-    if wrong:
-        raise ConfigError(f"inputs of the gr00t backend: {', '.join(wrong)}; expected {', '.join(_MODALITIES)}")
-    return Gr00tBackend(robot, chosen)
+    return BACKEND(robot, read_options(OPTIONS, "gr00t", options))
 
 
 class Gr00tBackend(RemoteBackend):
     """A policy behind a GR00T server."""
 
     def __init__(self, robot: Robot, options: Gr00tOptions):
+        wrong = [key for key in options.inputs if key not in _MODALITIES]
+        if wrong:
+            raise ConfigError(f"inputs of the gr00t backend: {', '.join(wrong)}; expected {', '.join(_MODALITIES)}")
         self._keys, self._flat = options.actions, options.version == "n1.5"
         self._episode_is_new = False
         super().__init__(robot, options, Gr00tLink(options))
@@ -124,6 +123,9 @@ class Gr00tBackend(RemoteBackend):
         return part[: self._options.horizon]
 
 
+OPTIONS, BACKEND = Gr00tOptions, Gr00tBackend  # for preflight: see `declared`
+
+
 class Gr00tLink:
     """A ZeroMQ REQ socket, made anew after every failure: it cannot be used again without its reply."""
 
@@ -138,6 +140,7 @@ class Gr00tLink:
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
         self._socket = socket
         socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.REQ_CORRELATE, 1)  # a second answer to an old question is thrown away
         socket.setsockopt(zmq.MAXMSGSIZE, LONGEST_MESSAGE)
         socket.setsockopt(zmq.IPV6, int(self.address.startswith("tcp://[")))
         try:
@@ -145,7 +148,7 @@ class Gr00tLink:
         except zmq.ZMQError as error:
             raise LinkError(f"cannot connect: {error}") from error
         config = self.exchange(("get_modality_config", None), self._options.connect_timeout)
-        if config == {}:
+        if isinstance(config, dict) and not config:
             _log.warning("%s tells no modality configuration: keys and horizons are not compared", self.address)
         else:
             _check_modalities(config, self._options)

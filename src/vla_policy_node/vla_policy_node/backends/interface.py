@@ -158,39 +158,46 @@ class Interface:
         return self.encoder.encode(motion, observation.positions)
 
     def chunk(
-        self,
-        metadata: PolicyMetadata,
-        observation: Observation,
-        rows: ArrayLike,
-        started: float,
-        hold: float = 0.0,
+        self, metadata: PolicyMetadata, observation: Observation, rows: ArrayLike, started: float, hold: float = 0.0
     ) -> ActionChunk:
-        """Rows (K, d) in physical units as joint motion.
+        """See `joint_chunk`."""
+        return joint_chunk(self.decoder, metadata, observation, rows, started, hold)
 
-        Args:
-            started: reading of `time.perf_counter`.
-            hold: s after the observation until which the last point is kept, where the rows end before.
 
-        Raises:
-            InferenceError: when they are not finite, or the first is out of reach.
-        """
-        decoded = self.decoder.decode(rows, observation.positions)
-        positions = self.decoder.reachable(decoded)
-        shortened = decoded.shortened(len(positions))
-        base = decoded.base_motion(len(positions), metadata.dt)
-        points = max(len(positions), int(np.ceil(hold / metadata.dt - 1e-6)))
-        positions = np.concatenate([positions, np.repeat(positions[-1:], points - len(positions), axis=0)])
-        return ActionChunk(
-            stamp_ns=observation.stamp_ns,
-            joint_names=self.robot.joints,
-            trajectory=Trajectory(metadata.dt * np.arange(1, points + 1), positions),
-            policy=metadata.name,
-            policy_digest=metadata.digest,
-            instruction=observation.instruction,
-            inference_time=time.perf_counter() - started,
-            base=base,
-            shortened=shortened,
-        )
+def joint_chunk(
+    decoder: ActionDecoder,
+    metadata: PolicyMetadata,
+    observation: Observation,
+    rows: ArrayLike,
+    started: float,
+    hold: float = 0.0,
+) -> ActionChunk:
+    """Rows (K, d) in physical units as joint motion.
+
+    Args:
+        started: reading of `time.perf_counter`.
+        hold: s after the observation until which the last point is kept, where the rows end before.
+
+    Raises:
+        InferenceError: when they are not finite, or the first is out of reach.
+    """
+    decoded = decoder.decode(rows, observation.positions)
+    positions = decoder.reachable(decoded)
+    shortened = decoded.shortened(len(positions))
+    base = decoded.base_motion(len(positions), metadata.dt)
+    points = max(len(positions), int(np.ceil(hold / metadata.dt - 1e-6)))
+    positions = np.concatenate([positions, np.repeat(positions[-1:], points - len(positions), axis=0)])
+    return ActionChunk(
+        stamp_ns=observation.stamp_ns,
+        joint_names=metadata.joints,
+        trajectory=Trajectory(metadata.dt * np.arange(1, points + 1), positions),
+        policy=metadata.name,
+        policy_digest=metadata.digest,
+        instruction=observation.instruction,
+        inference_time=time.perf_counter() - started,
+        base=base,
+        shortened=shortened,
+    )
 
 
 def _check_camera(path: str, entry: CameraEntry, size: tuple[int | None, int | None] | None) -> None:

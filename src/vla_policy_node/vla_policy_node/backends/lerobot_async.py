@@ -83,7 +83,7 @@ def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "Lerobot
     """
     if importlib.util.find_spec("torch") is None:
         raise ConfigError("lerobot_async needs torch to read the server's tensors; name an interpreter that has it")
-    return LerobotBackend(robot, read_options(LerobotOptions, "lerobot_async", options))
+    return BACKEND(robot, read_options(OPTIONS, "lerobot_async", options))
 
 
 class LerobotBackend(RemoteBackend):
@@ -127,6 +127,9 @@ class LerobotBackend(RemoteBackend):
         if len(widths) != 1:
             raise InferenceError(f"the reply's actions have {sorted(widths)} entries, expected the same number in each")
         return Answer(np.stack([row for _, row in reply]))
+
+
+OPTIONS, BACKEND = LerobotOptions, LerobotBackend  # for preflight: see `declared`; neither needs torch
 
 
 def _features(inputs: ModelInputs, robot: Robot) -> tuple[dict[str, Any], list[str]]:

@@ -9,6 +9,7 @@ Its messages are small protobuf frames around Python pickles. A pickle is a prog
 """
 
 import io
+import math
 import pickle
 import struct
 import warnings
@@ -24,6 +25,7 @@ from vla_contract.errors import InferenceError
 HELPERS = "lerobot.async_inference.helpers"
 PIECE = 2 * 1024 * 1024  # bytes of one frame of an observation
 _BEGIN, _MIDDLE, _END = 1, 2, 3  # TransferState
+_MOST = 1 << 20  # numbers of an answer; a thousand actions of the widest robots have fewer
 _PROTOCOL = b"\x80\x03"  # 3: read by every Python 3
 
 
@@ -131,6 +133,8 @@ def _tensor(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int,
         length = len(storage)
     if 0 not in size and offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= length:
         raise pickle.UnpicklingError(f"it holds a tensor {size} beyond the end of its {length} numbers")
+    if math.prod(size) > length:  # a stride of 0: few numbers that fill any memory once they are copied
+        raise pickle.UnpicklingError(f"it holds a tensor {size} of only {length} numbers")
     return torch._utils._rebuild_tensor_v2(storage, offset, size, stride, False, OrderedDict())
 
 
@@ -147,9 +151,12 @@ def loads_actions(data: bytes) -> list[tuple[int, NDArray[np.float64]]]:
     if not isinstance(answer, list) or not all(isinstance(item, TimedAction) for item in answer):
         raise InferenceError(f"the reply is a {type(answer).__name__}, expected a list of actions")
     try:
+        numbers = sum(item.action.numel() for item in answer)  # many actions may be of the same storage
+        if numbers > _MOST:
+            raise ValueError(f"{len(answer)} actions of {numbers} numbers, expected at most {_MOST}")
         return [(int(item.timestep), np.asarray(item.action.double().numpy()).reshape(-1)) for item in answer]
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise InferenceError(f"the reply holds a malformed action: {error}") from error
+    except Exception as error:  # as above
+        raise InferenceError(f"the reply holds a malformed action: {error or type(error).__name__}") from error
 
 
 # Protobuf frames

@@ -47,7 +47,7 @@ def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "OpenpiB
     Raises:
         ConfigError: when an option is missing, unknown or wrong, or does not fit the robot.
     """
-    return OpenpiBackend(robot, read_options(OpenpiOptions, "openpi", options))
+    return BACKEND(robot, read_options(OPTIONS, "openpi", options))
 
 
 class OpenpiBackend(RemoteBackend):
@@ -77,6 +77,9 @@ class OpenpiBackend(RemoteBackend):
         if not isinstance(progress, float | np.floating) or not 0.0 <= progress <= 1.0:
             progress = float("nan")  # openpi's own policies know none
         return Answer(rows, float(progress))
+
+
+OPTIONS, BACKEND = OpenpiOptions, OpenpiBackend  # for preflight: see `declared`
 
 
 class OpenpiLink:
@@ -139,6 +142,7 @@ class OpenpiLink:
         """One observation, one answer."""
         if self._socket is None:
             raise LinkError("not connected", closed=True)
+        self._expect_silence(self._socket)
         try:
             deadline = time.monotonic() + timeout
             self._socket.send(request)
@@ -154,6 +158,23 @@ class OpenpiLink:
             raise LinkError(f"the server could not infer: {_last_line(reply)}", refused=True)  # and closes, by protocol
         return reply
 
+    def _expect_silence(self, connection: ClientConnection) -> None:
+        """Refuses to ask on a connection where a message waits: all later answers would be late by one question."""
+        try:
+            waiting = connection.recv(timeout=0)
+        except TimeoutError:
+            return
+        except ConnectionClosed as error:
+            raise LinkError(f"the server hung up ({error})", closed=True) from error
+        except (OSError, WebSocketException) as error:
+            raise LinkError(f"the connection broke: {error or type(error).__name__}", closed=True) from error
+        words = (
+            f"the server sent {len(waiting)} bytes that nobody had asked for, expected one answer for a question: "
+            "they could not be told apart; correct the server"
+        )
+        _log.warning("%s: %s", self.address, words)
+        raise LinkError(words, closed=True)
+
     def probe(self, timeout: float) -> None:
         """A ping: nothing infers for us now, so the server is free to answer it."""
         if self._socket is None:
@@ -166,6 +187,7 @@ class OpenpiLink:
             raise LinkError("the server hung up", closed=True)
         if not answered:
             raise LinkError(f"no answer to a ping for {timeout:g} s")
+        self._expect_silence(self._socket)
 
     def close(self) -> None:
         """Hangs up."""
@@ -187,6 +209,7 @@ def _last_line(text: str) -> str:
 
 
 def _same(found: Any, expected: Any) -> bool:
+    found = found.tolist() if isinstance(found, np.ndarray | np.generic) else found
     if isinstance(expected, float):
         return isinstance(found, int | float) and abs(found - expected) < 1e-9
     return bool(found == expected)

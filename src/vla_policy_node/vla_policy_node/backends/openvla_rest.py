@@ -5,10 +5,11 @@ The server answers one action, or with OFT a list of them; the bare string "erro
 
 import http.client
 import json
-import select
+import socket
 import ssl
-import time
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,7 +55,7 @@ def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "OpenVla
     Raises:
         ConfigError: when an option is missing, unknown or wrong, or does not fit the robot.
     """
-    return OpenVlaBackend(robot, read_options(OpenVlaOptions, "openvla_rest", options))
+    return BACKEND(robot, read_options(OPTIONS, "openvla_rest", options))
 
 
 class OpenVlaBackend(RemoteBackend):
@@ -79,9 +80,12 @@ class OpenVlaBackend(RemoteBackend):
             raise InferenceError(f"the reply is a {type(answer).__name__}, expected an action or a list of actions")
         try:
             rows = np.asarray(actions, dtype=np.float64)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise InferenceError(f"the reply's actions are not rows of numbers: {error}") from error
         return Answer(rows[0] if rows.ndim == 3 and len(rows) == 1 else rows)
+
+
+OPTIONS, BACKEND = OpenVlaOptions, OpenVlaBackend  # for preflight: see `declared`
 
 
 class RestLink:
@@ -116,12 +120,13 @@ class RestLink:
         connection = self._connection
         if connection is None or connection.sock is None:
             raise LinkError("not connected", closed=True)
-        deadline = time.monotonic() + timeout
+        self.probe(timeout)
         try:
-            connection.sock.settimeout(timeout)
-            connection.request("POST", self._options.path, request, self._headers)
-            response = connection.getresponse()
-            body = self._body(response, connection, deadline)
+            with _Cutoff(connection.sock, timeout):
+                connection.sock.settimeout(timeout)
+                connection.request("POST", self._options.path, request, self._headers)
+                response = connection.getresponse()
+                body = _body(response)
         except TimeoutError as error:
             raise LinkError(f"no answer for {timeout:g} s") from error
         except (OSError, http.client.HTTPException) as error:
@@ -133,32 +138,62 @@ class RestLink:
             raise InferenceError(words) if response.status in _COULD_NOT_INFER else LinkError(words)
         return body
 
-    def _body(
-        self, response: http.client.HTTPResponse, connection: http.client.HTTPConnection, deadline: float
-    ) -> bytes:
-        """Whole, in time and of bearable length, however the server portions it."""
-        pieces, length = [], 0
-        while piece := response.read1(_PIECE):
-            pieces.append(piece)
-            length += len(piece)
-            if length > LONGEST_MESSAGE:
-                raise LinkError(f"an answer of more than {LONGEST_MESSAGE} bytes")
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            if connection.sock is not None:
-                connection.sock.settimeout(left)
-        response.close()  # else the connection refuses the next request
-        return b"".join(pieces)
-
     def probe(self, timeout: float) -> None:
-        """The protocol has no question for it; that the server hung up can be read."""
+        """The protocol has no question for it; that the server hung up, or speaks unasked, can be read."""
         connection = self._connection
-        if connection is None or connection.sock is None or select.select([connection.sock], [], [], 0.0)[0]:
-            raise LinkError("the server hung up", closed=True)
+        if connection is None or connection.sock is None:
+            raise LinkError("not connected", closed=True)
+        try:
+            connection.sock.settimeout(0)
+            found = connection.sock.recv(1)  # not select: TLS has words of its own to say, which are no answer
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return
+        except OSError as error:
+            raise LinkError(f"the connection broke: {error or type(error).__name__}", closed=True) from error
+        if found:  # its answers could not be told apart any more
+            raise LinkError("the server sent more than one answer for a question; correct the server", closed=True)
+        raise LinkError("the server hung up", closed=True)
 
     def close(self) -> None:
         """Hangs up."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+
+def _body(response: http.client.HTTPResponse) -> bytes:
+    """Whole and of bearable length, however the server portions it."""
+    pieces, length = [], 0
+    while piece := response.read1(_PIECE):
+        pieces.append(piece)
+        length += len(piece)
+        if length > LONGEST_MESSAGE:
+            raise LinkError(f"an answer of more than {LONGEST_MESSAGE} bytes; let the server answer less")
+    response.close()  # else the connection refuses the next request
+    return b"".join(pieces)
+
+
+class _Cutoff:
+    """Ends what a block does with a socket after `seconds`, by TimeoutError.
+
+    A time-out of the socket is one for each of its reads: who sends a byte now and then is never late by it.
+    """
+
+    def __init__(self, connected: socket.socket, seconds: float):
+        self._socket = connected
+        self._timer = threading.Timer(seconds, self._cut)
+        self._timer.daemon = True
+        self._late = False
+
+    def _cut(self) -> None:
+        self._late = True
+        with suppress(OSError):  # it may have ended by itself
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # below TLS, whose reader is at work
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, *error: object) -> None:
+        self._timer.cancel()
+        if self._late:
+            raise TimeoutError

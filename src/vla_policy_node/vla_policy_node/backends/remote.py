@@ -11,12 +11,13 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
+from typing import Annotated, Any, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError, Unavailable
@@ -24,6 +25,7 @@ from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata, Statistics
 from vla_contract.robot import Robot, describe_errors
+from vla_policy_node.backends.interface import joint_chunk
 from vla_policy_node.core.action_spaces import ActionDecoder, ActionLayout
 from vla_policy_node.core.model_inputs import ModelInputs
 
@@ -31,6 +33,8 @@ _log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 LONGEST_MESSAGE = 64 * 1024 * 1024  # bytes; a server must not be able to fill our memory
+_MOST_POINTS = 1000  # of a chunk
+_HOLD_OF_ONE = 1.0  # s, as the OpenVLA in this process holds its one action
 Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
 
 
@@ -48,6 +52,8 @@ class RemoteOptions(BaseModel):
         action: what its numbers mean: see `core.action_spaces.ActionLayout`.
         horizon: rows of an answer that are used; fewer are an error.
         dt: s between two rows. Row k is meant for stamp + (k + 1) dt.
+        hold: s after the observation until which the last target is kept, so that the plan outlasts the next inference;
+            None: 1 s (two rows at least) where an answer is a single row, else no longer than its rows.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,8 +69,24 @@ class RemoteOptions(BaseModel):
     longest_retry: Seconds = 8.0
     inputs: dict[str, Any]
     action: ActionLayout
-    horizon: Annotated[int, Field(gt=0, le=1000)]
+    horizon: Annotated[int, Field(gt=0, le=_MOST_POINTS)]
     dt: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+    hold: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.held / self.dt > _MOST_POINTS:
+            raise ValueError(
+                f"a hold of {self.held:g} s has more than {_MOST_POINTS} points of dt {self.dt:g} s; lower it"
+            )
+        return self
+
+    @property
+    def held(self) -> float:
+        """s after the observation until which the last target is kept, where the rows end before."""
+        if self.hold is not None:
+            return self.hold
+        return max(_HOLD_OF_ONE, 2 * self.dt) if self.horizon == 1 else 0.0  # one point is no motion: two at least
 
     @property
     def opening(self) -> float:
@@ -108,7 +130,8 @@ class LinkError(Exception):
     """The connection does not exist or has become unusable.
 
     Attributes:
-        closed: the other side hung up before it answered.
+        closed: it had ended before the question was answered, or was given up before it was sent: a new connection is
+            worth a try at once.
         refused: the server is there and could not infer: a failure of its policy, no outage.
     """
 
@@ -272,11 +295,11 @@ class RemoteBackend(ABC):
     """A policy behind a connection: a `backends.ServedBackend`. Use from one thread."""
 
     def __init__(self, robot: Robot, options: RemoteOptions, link: Link):
-        self._robot, self._options = robot, options
+        self._options = options
         self._inputs = ModelInputs(options.inputs, robot)
         self._decoder = ActionDecoder(options.action, robot)
         self.connection = Connection(link, options)
-        self.metadata = remote_metadata(robot, options, self._inputs, self._decoder)
+        self.metadata = _metadata(robot, options, self._inputs, self._decoder)
 
     @abstractmethod
     def _request(self, fields: dict[str, Any]) -> Any:
@@ -322,19 +345,18 @@ class RemoteBackend(ABC):
                 f"{self.connection.link.address} answers actions of shape {rows.shape}, expected at least "
                 f"({self._options.horizon}, {self._decoder.width}); correct `horizon`, or serve the policy that fits"
             )
-        decoded = self._decoder.decode(rows[: self._options.horizon], observation.positions)
-        positions = self._decoder.reachable(decoded)
-        return ActionChunk(
-            stamp_ns=observation.stamp_ns,
-            joint_names=self._robot.joints,
-            trajectory=Trajectory(self._options.dt * np.arange(1, len(positions) + 1), positions),
-            policy=self.metadata.name,
-            instruction=observation.instruction,
-            inference_time=time.perf_counter() - started,
-            progress=answer.progress,
-            base=decoded.base_motion(len(positions), self._options.dt),
-            shortened=decoded.shortened(len(positions)),
-        )
+        rows = rows[: self._options.horizon]
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused
+                chunk = joint_chunk(self._decoder, self.metadata, observation, rows, started, self._options.held)
+        except InferenceError:
+            raise
+        except Exception as error:  # the libraries of kinematics promise no type of exception for what no robot can do
+            raise InferenceError(
+                f"{self.connection.link.address} answers no motion ({error or type(error).__name__}); its numbers go "
+                f"from {rows.min():g} to {rows.max():g}; correct `action.scale`, or serve the policy that fits"
+            ) from error
+        return replace(chunk, progress=answer.progress)
 
     def reset(self) -> None:  # noqa: B027
         """Nothing to forget here; what the server keeps is its own."""
@@ -344,9 +366,7 @@ class RemoteBackend(ABC):
         self.connection.close()
 
 
-def remote_metadata(
-    robot: Robot, options: RemoteOptions, inputs: ModelInputs, decoder: ActionDecoder
-) -> PolicyMetadata:
+def _metadata(robot: Robot, options: RemoteOptions, inputs: ModelInputs, decoder: ActionDecoder) -> PolicyMetadata:
     """Metadata of a policy whose weights and statistics lie on a server.
 
     The server normalises: what passes here is in physical units, so the statistics are those of the identity.
