@@ -16,7 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from vla_setup.process import say, succeeds
-from vla_setup.state import DISTROS, Layout, SetupError, Stamps, locked
+from vla_setup.state import DISTROS, Layout, SetupError, Stamps, WrongUse, locked
 from vla_setup.steps import OPTIONAL, Setup, Step, optional_parts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +26,7 @@ SUPPORTED = ((3, 11), (3, 12))
 def choose_layout(distro: str | None, python: Path, env: dict[str, str]) -> Layout:
     """The sourced ROS 2 where there is a usable one, else the wheels of ``distro`` (default: VLA_DISTRO, jazzy).
 
-    Raises SetupError for an unknown distribution and for one that contradicts the sourced one.
+    Raises WrongUse for an unknown distribution and for one that contradicts the sourced one.
     """
     nested = env.get("VLA_ROOT")  # inside an environment of our own, ROS_DISTRO says nothing about the user's shell
     if nested == str(ROOT) and distro in (None, env.get("VLA_DISTRO")) and env.get("VLA_STATE_DIR"):
@@ -35,7 +35,7 @@ def choose_layout(distro: str | None, python: Path, env: dict[str, str]) -> Layo
     wanted = distro or env.get("VLA_DISTRO")
     if sourced:
         if wanted and wanted != sourced:
-            raise SetupError(
+            raise WrongUse(
                 f"set up ROS 2 {wanted}", f"ROS 2 {sourced} is sourced in this shell", "use a shell without it"
             )
         system = Layout(ROOT, sourced, system=True)
@@ -44,7 +44,7 @@ def choose_layout(distro: str | None, python: Path, env: dict[str, str]) -> Layo
         say(f"ROS 2 {sourced} is sourced, but {python} cannot import its rclpy; using wheels instead")
     wanted = wanted or DISTROS[0]
     if wanted not in DISTROS:
-        raise SetupError(f"set up ROS 2 {wanted!r}", "no wheels are pinned for it", f"use {' or '.join(DISTROS)}")
+        raise WrongUse(f"set up ROS 2 {wanted!r}", "no wheels are pinned for it", f"use {' or '.join(DISTROS)}")
     return Layout(ROOT, wanted)
 
 
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if sys.version_info[:2] not in SUPPORTED:
             found = f"{sys.version_info.major}.{sys.version_info.minor}"
-            raise SetupError("start", f"this is Python {found}", "install Python 3.11 or 3.12 (or set VLA_PYTHON)")
+            raise WrongUse("start", f"this is Python {found}", "install Python 3.11 or 3.12 (or set VLA_PYTHON)")
         layout = choose_layout(options.distro, base_python(), dict(os.environ))
         path = layout.state / "stamps.json"
         stamps = Stamps.load(path)
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
             say(f"ROS 2 {layout.distro} in {layout.state}: nothing to do")
     except SetupError as error:
         say(error.report())
-        return 1
+        return 2 if isinstance(error, WrongUse) else 1
     except KeyboardInterrupt:
         say("interrupted; run the same command again to continue")
         return 130

@@ -273,7 +273,21 @@ def test_help_needs_no_setup(tmp_path):
     skipped = subprocess.run(
         ["bash", checkout / "vla", "status"], env=env | {"VLA_SKIP_SETUP": "1"}, capture_output=True, text=True
     )
-    assert skipped.returncode == 1 and "Remedy: ./vla setup" in skipped.stderr
+    assert skipped.returncode == 2 and "Remedy: ./vla setup" in skipped.stderr
+    wrong = subprocess.run(
+        ["bash", checkout / "vla", "status"], env=env | {"VLA_PYTHON": "/nope"}, capture_output=True, text=True
+    )
+    assert wrong.returncode == 2 and "none of these is one: /nope" in wrong.stderr
+    assert all(f"\n  {name}" in shown.stdout for name in ("retreat", "instruct", "doctor"))
+
+
+def test_wrong_use_ends_with_2(capsys, monkeypatch):
+    for variable in ("VLA_ROOT", "ROS_DISTRO", "VLA_DISTRO"):
+        monkeypatch.delenv(variable, raising=False)
+    assert bootstrap.main(["--distro", "foo"]) == 2
+    monkeypatch.setenv("VLA_DISTRO", "foo")
+    assert bootstrap.main(["--quiet"]) == 2
+    assert "use jazzy or kilted" in capsys.readouterr().err
 
 
 def test_junit_results_are_counted_with_their_reasons(tmp_path):

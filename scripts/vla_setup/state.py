@@ -26,6 +26,10 @@ class SetupError(Exception):
         return f"failed: {self.what}\nwhy:    {self.why}\nremedy: {self.remedy}"
 
 
+class WrongUse(SetupError):
+    """What was asked for cannot be: an option or an environment variable is to be corrected."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths of one checkout and one ROS distribution. ``system`` is True where a sourced ROS 2 is used."""

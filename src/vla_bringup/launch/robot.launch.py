@@ -1,7 +1,7 @@
 """The system on the topics of a robot file: safety filter first, the policy only when the filter is up.
 
 The robot's own drivers, ros2_control with the joint_trajectory_controller, and its cameras run already:
-`ros2 launch vla_bringup robot.launch.py robot:=fr3 policy:=flow`
+`ros2 launch vla_bringup robot.launch.py robot:=fr3 policy:=served`
 """
 
 from launch import LaunchContext, LaunchDescription

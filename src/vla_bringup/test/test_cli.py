@@ -1,13 +1,17 @@
 """The command line's contract: help, exit codes, and where the JSON goes. No system is started here."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 
-from vla_bringup.cli.operate import parse_words
+from vla_bringup.cli.console import Console, reported
+from vla_bringup.cli.operate import _policy, parse_words
 from vla_contract.errors import ConfigError
 from vla_node_base.domains import free_domain
 
@@ -101,12 +105,53 @@ def test_json_is_the_last_line_of_stdout_even_of_a_failure(command):
     assert required[command] <= report.keys()
 
 
-@pytest.mark.parametrize("command", ["status", "arm"])
-def test_without_a_system_the_answer_is_3(command):
+@pytest.mark.parametrize(
+    ("words", "code", "error"),
+    [
+        (("demo", "--seed", "-1"), 2, "--seed"),
+        (("eval", "--trials", "0"), 2, "--trials"),
+        (("no_such_command",), 2, "no_such_command"),
+        (("demo", "--out", "/proc/x"), 2, "'/proc/x': "),
+        (("doctor", "--policy", "flow"), 2, "write policy=…"),
+        (("bench", "no_such_benchmark"), 2, "known: inference"),
+        (("audit", "verify", "no_such_file"), 1, "no_such_file"),
+    ],
+)
+def test_every_error_has_its_json(words, code, error):
+    answer = vla(*words, "--json")
+    report = json.loads(answer.stdout.splitlines()[-1])
+    assert answer.returncode == report["exit_code"] == code
+    assert error in report["error"] and "Traceback" not in answer.stderr
+
+
+def test_an_interruption_says_so(capsys):
+    with pytest.raises(SystemExit) as end, reported(Console(True), {"success": False}):
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert json.loads(capsys.readouterr().out) == {"success": False, "error": "interrupted", "exit_code": 130}
+
+
+def test_a_policy_is_imported_for_a_robot_by_name(tmp_path):
+    answer = vla("import-policy", str(tmp_path), "--robot", "fr4", "--policy", "p.yaml")
+    assert answer.returncode == 2 and "unknown robot file 'fr4'; known: fr3, fr3_sim" in answer.stderr
+    answer = vla("import-policy", str(tmp_path / "none"), "--robot=fr3", "--policy", "p.yaml")
+    assert answer.returncode == 2 and f"folder '{tmp_path / 'none'}' does not exist" in answer.stderr
+
+
+@pytest.mark.parametrize("words", [("status",), ("arm",), ("instruct", "put the red cube in the tray")])
+def test_without_a_system_the_answer_is_3(words):
     with free_domain() as domain:
-        answer = vla(command, "--json", domain=domain)
+        answer = vla(*words, "--json", domain=domain)
     assert answer.returncode == 3
-    assert isinstance(json.loads(answer.stdout.splitlines()[-1]), dict)
+    report = json.loads(answer.stdout.splitlines()[-1])
+    assert report["exit_code"] == 3
+    assert f"This is ROS domain {domain}; --domain N looks into another" in report["error"]
+
+
+def test_status_names_streams_that_never_came():
+    status = MagicMock(streams=["front", "joints"], stream_ages=[math.inf, 0.1])
+    found = _policy(SimpleNamespace(status=status, policy_state="WAITING"))
+    assert found["missing_streams"] == ["front"] and found["state"] == "WAITING"
 
 
 def test_words_of_run():

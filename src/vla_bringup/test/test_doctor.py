@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from vla_bringup.doctor import examine, policy_checks, safety_checks
 from vla_bringup.files import find
 from vla_contract.policy import METADATA_FILE
 from vla_contract.robot import load_robot, resolve_path
+from vla_policy_node.import_policy import main
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +175,52 @@ def test_images_that_the_transport_cannot_hold(tmp_path):
 def test_a_safety_file_that_does_not_fit(robot, tmp_path, changes, name, found):
     safety = written(tmp_path / "s.yaml", find("safety", "cell"), **changes)
     assert found in failures(safety_checks(robot, safety))[name]
+
+
+@pytest.mark.parametrize("name", ["fr3", "fr3_sim"])
+def test_a_copy_of_a_robot_file_elsewhere_fits(tmp_path, name):
+    copy = tmp_path / "my_robot.yaml"
+    copy.write_text(find("robots", name).read_text())
+    assert not failures(examine(str(copy), "served"))
+
+
+def test_policies_of_the_simulator_on_a_robot(robot):
+    fr3 = load_robot(find("robots", "fr3"))
+    (found,) = failures(policy_checks(fr3, "expert")).values()
+    assert "reads the simulator's ground truth; 'fr3' is no simulator" in found
+    assert not failures(policy_checks(robot, "expert"))
+    (training,) = [c for c in policy_checks(fr3, "flow") if c.name == "training"]
+    assert training.level == "warning" and "trained in the simulated cell" in training.found
+    assert "training" not in {check.name for check in policy_checks(robot, "flow")}
+
+
+def test_a_server_that_is_away_and_one_that_is_there(robot, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        path = served(tmp_path / "p.yaml", lambda options: options.update(port=port))
+        (there,) = [c for c in policy_checks(robot, path) if c.name == "policy server"]
+    (away,) = [c for c in policy_checks(robot, path) if c.name == "policy server"]
+    assert (there.level, away.level) == ("ok", "warning")
+    assert f"nobody answers at 127.0.0.1:{port}" in away.found and "start the server" in away.remedy
+
+
+def test_a_checkpoint_that_is_still_to_be_imported(robot, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "pi0"}')
+    assert main([str(tmp_path)]) == 0
+    path = tmp_path / "policy.yaml"
+    command = f"./vla import-policy {tmp_path} --robot {robot.path} --policy {path}"
+    (draft,) = [check for check in policy_checks(robot, str(path)) if check.level == "failed"]
+    assert "options.inputs.state.state: parts that make" in draft.found and command in draft.remedy
+    content = yaml.safe_load(path.read_text())
+    content["options"] = {
+        "inputs": {
+            "image_1": {"camera": "front"}, "state": {"state": ["joint_position"]}, "prompt": {"text": "instruction"}
+        },
+        "action": {"space": "joint_position"},
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(content))
+    (missing,) = [check for check in policy_checks(robot, str(path)) if check.name == "policy"]
+    assert METADATA_FILE in missing.found and missing.remedy.startswith(command)
 
 
 def doctor(*words, **environment):

@@ -2,20 +2,25 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from xml.etree import ElementTree
 
 from vla_bringup.files import find, prefixes, share, state_folder
 from vla_bringup.system import DDS_PROFILE_VARIABLES, ROBOT_STATE
 from vla_contract.errors import ConfigError, MismatchError, VlaError
 from vla_contract.policy import METADATA_FILE, PolicyMetadata
-from vla_contract.robot import Robot, load_robot
+from vla_contract.robot import Robot, load_robot, resolve_path
+
+if TYPE_CHECKING:
+    from vla_policy_node.config import PolicyFile
+    from vla_policy_node.worker.client import WorkerSpec
 
 Level = Literal["ok", "warning", "failed"]
 
@@ -23,6 +28,10 @@ _DISK = 1.0  # GB free, for logs, records and films
 _SEGMENT = 64.0  # MB of shared memory for each process, see config/fastdds.xml
 _PROCESSES = 5  # of a running system, that send images or read them
 _GL_TIMEOUT = 60.0  # s
+_SERVER_TIMEOUT = 2.0  # s, for a policy server to take a connection
+_SIMULATED = "fr3_sim"  # name of the robot that the simulator is
+_SHIPPED = "package://vla_policy_node/models/flow"
+_EXPERT = "vla_learning.expert:load"  # reads the simulator's ground truth
 _MODULES = ("rclpy", "vla_msgs", "vla_policy_node", "vla_safety")
 _DRAW = """
 import mujoco
@@ -111,6 +120,7 @@ def _images(robot: Robot) -> Iterator[Check]:
 def policy_checks(robot: Robot, name: str) -> Iterator[Check]:
     """Policy file, checkpoint and worker; `name` in config/, or path."""
     from vla_policy_node.config import load_policy_file
+    from vla_policy_node.import_policy import to_fill
     from vla_policy_node.preflight import preflight, strategy_warning
 
     remedy = "correct the policy file; src/vla_policy_node/README.md explains every key"
@@ -120,11 +130,19 @@ def policy_checks(robot: Robot, name: str) -> Iterator[Check]:
     except VlaError as error:
         yield Check("policy file", "failed", str(error), remedy)
         return
+    left = [f"{key}: {hint}" for key, hint in to_fill(policy.model_dump())]
+    if left:
+        found = f"{policy.path.name} is a draft, {len(left)} values are to be filled in: {'; '.join(left)}"
+        remedy = f"fill them in, then {_import_command(policy, robot)}"
+        yield Check("policy file", "failed", found, remedy)
+        return
     try:
         spec = policy.worker(robot.path)
     except VlaError as error:
         yield Check("backend", "failed", str(error), "put what is missing there, or correct the policy file")
         return
+    yield from _place(robot, spec)
+    yield from _server(policy)
     metadata = None
     try:
         metadata = preflight(robot, policy)
@@ -133,13 +151,56 @@ def policy_checks(robot: Robot, name: str) -> Iterator[Check]:
         for misfit in error.misfits:
             yield Check("policy and robot", "failed", misfit, "use a policy for this robot, or correct what is wrong")
     except VlaError as error:
-        yield Check("policy", "failed", str(error), "make the environment, or fetch the checkpoint again")
+        yield Check("policy", "failed", str(error), _checkpoint_remedy(spec, policy, robot))
     if metadata is not None and metadata.digest:
         yield Check("weights", "ok", f"sha256 {metadata.digest}")
     if warning := strategy_warning(policy, policy.timing.strategy, metadata):
         remedy = "schedule.strategy: async, or a policy that can be told (flow, pi0 with guidance above 0)"
         yield Check("strategy", "warning", warning, remedy)
     yield from _worker(spec)
+
+
+def _place(robot: Robot, spec: "WorkerSpec") -> Iterator[Check]:
+    """Policies that belong into the simulator, on a robot that is another."""
+    if robot.name == _SIMULATED:
+        return
+    if spec.backend == _EXPERT:
+        yield Check(
+            "policy and robot", "failed", f"the policy reads the simulator's ground truth; '{robot.name}' is no "
+            f"simulator, expected '{_SIMULATED}'", "use a policy that sees: served, or a checkpoint of your own"
+        )  # fmt: skip
+    elif spec.checkpoint.is_dir() and spec.checkpoint.samefile(resolve_path(_SHIPPED, robot.path.parent)):
+        yield Check(
+            "training", "warning", f"the policy that ships was trained in the simulated cell ('{_SIMULATED}'), not for "
+            f"'{robot.name}': what it sees and does there is unknown", "a served policy, or a checkpoint trained on "
+            "this robot's data"
+        )  # fmt: skip
+
+
+def _server(policy: "PolicyFile") -> Iterator[Check]:
+    """Whether somebody answers where a served policy is expected; nothing is asked of it."""
+    from vla_policy_node.backends.declared import REMOTE
+
+    host, port = policy.options.get("host", "127.0.0.1"), policy.options.get("port")
+    if policy.backend not in REMOTE or not isinstance(host, str) or not isinstance(port, int):
+        return  # what is wrong with the options is said by preflight
+    try:
+        socket.create_connection((host, port), _SERVER_TIMEOUT).close()
+        yield Check("policy server", "ok", f"{host}:{port} takes connections")
+    except (OSError, OverflowError) as error:
+        remedy = "start the server, or correct options.host and options.port of the policy file"
+        yield Check("policy server", "warning", f"nobody answers at {host}:{port}: {error}", remedy)
+
+
+def _import_command(policy: "PolicyFile", robot: Robot) -> str:
+    folder = resolve_path(policy.checkpoint, policy.path.parent) if policy.checkpoint else "FOLDER"
+    return f"./vla import-policy {folder} --robot {robot.path} --policy {policy.path}"
+
+
+def _checkpoint_remedy(spec: "WorkerSpec", policy: "PolicyFile", robot: Robot) -> str:
+    if (spec.checkpoint / "config.json").is_file() and not (spec.checkpoint / METADATA_FILE).is_file():
+        return f"{_import_command(policy, robot)} writes {METADATA_FILE}"
+    return "make the environment, or fetch the checkpoint again"
 
 
 def _fits(metadata: PolicyMetadata | None, robot: Robot) -> Check:
@@ -165,11 +226,9 @@ def _fits(metadata: PolicyMetadata | None, robot: Robot) -> Check:
     return Check("policy and robot", "ok", f"{metadata.name} fits {robot.name}: {what}")
 
 
-def _worker(spec: object) -> Iterator[Check]:
+def _worker(spec: "WorkerSpec") -> Iterator[Check]:
     from vla_policy_node.preflight import probe_worker
-    from vla_policy_node.worker.client import WorkerSpec
 
-    assert isinstance(spec, WorkerSpec)
     interpreter = spec.interpreter or sys.executable
     try:
         version, missing = probe_worker(spec)

@@ -10,6 +10,7 @@ from vla_contract.errors import ConfigError, unknown
 PACKAGE = "vla_bringup"
 
 Kind = Literal["robots", "policies", "safety"]
+_WORDS: dict[Kind, str] = {"robots": "robot", "policies": "policy", "safety": "safety"}
 
 
 def prefixes() -> list[Path]:
@@ -47,7 +48,7 @@ def find(kind: Kind, name: str) -> Path:
         return path
     path = share() / "config" / kind / f"{name}.yaml"
     if not path.is_file():
-        raise ConfigError(f"{unknown(f'{kind} file', name, names(kind))}; or give the path of a YAML file")
+        raise ConfigError(f"{unknown(f'{_WORDS[kind]} file', name, names(kind))}; or give the path of a YAML file")
     return path
 
 

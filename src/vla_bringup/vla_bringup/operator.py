@@ -5,6 +5,7 @@ Callbacks run in a thread of its own; every call here waits on conditions, never
 """
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -85,6 +86,7 @@ class Operator:
 
     def __init__(self, robot: Robot, domain: int | None = None):
         self.robot = robot
+        self.domain = os.environ.get("ROS_DOMAIN_ID", "0") if domain is None else str(domain)
         self.state: SafetyState | None = None
         self.status: PolicyStatus | None = None
         self.scene: SceneState | None = None
@@ -206,6 +208,11 @@ class Operator:
         """The policy node's state."""
         return POLICY_STATES.get(self.status.state, str(self.status.state)) if self.status else "unknown"
 
+    @property
+    def where(self) -> str:
+        """Which ROS domain was looked into, and how to look into another, for messages."""
+        return f"This is ROS domain {self.domain}; --domain N looks into another (demo and eval print theirs)"
+
     # -- what an operator does
 
     def wait(
@@ -290,7 +297,8 @@ class Operator:
         """
         if not self._execute.wait_for_server(SERVICE_TIMEOUT):
             raise NotReady(
-                f"no action server /vla_policy/execute_task appeared within {SERVICE_TIMEOUT:g} s; is the policy up?"
+                f"no action server /vla_policy/execute_task appeared within {SERVICE_TIMEOUT:g} s; is the policy up? "
+                f"{self.where}"
             )
         task = Task()
         goal = ExecuteTask.Goal(instruction=instruction, timeout=duration_msg(timeout))
@@ -318,9 +326,7 @@ class Operator:
 
     def _call(self, client: Any, request: Any, name: str, timeout: float) -> Any:
         if not client.wait_for_service(timeout):
-            raise NotReady(
-                f"service {name} did not appear within {timeout:g} s; is the system running in this ROS domain?"
-            )
+            raise NotReady(f"service {name} did not appear within {timeout:g} s; is the system up? {self.where}")
         future = client.call_async(request)
         future.add_done_callback(lambda _: self._notify())
         self.wait(future.done, timeout, lambda: f"service {name} did not answer")

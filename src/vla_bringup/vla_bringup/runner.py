@@ -124,14 +124,18 @@ class Runner:
             if process.spec.required and code is not None:
                 raise NodeDied(f"required node {name} {_ending(code)}; see {process.log}\n{self.log_tail(name)}")
 
-    def wait(self) -> None:
+    def wait(self, tick: Callable[[], None] = lambda: None) -> None:
         """Blocks until a required node ends.
+
+        Args:
+            tick: called a few times a second meanwhile.
 
         Raises:
             NodeDied: then.
         """
         while True:
             self.check()
+            tick()
             time.sleep(0.2)
 
     def pid(self, name: str) -> int:

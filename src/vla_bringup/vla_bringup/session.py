@@ -15,6 +15,7 @@ from vla_bringup.judge import Verdict, judge
 from vla_bringup.operator import NotReady, Operator, Task, TaskResult
 from vla_bringup.runner import Runner
 from vla_bringup.system import System
+from vla_bringup.watch import Reasons
 from vla_contract.robot import load_robot
 from vla_node_base.domains import free_domain
 
@@ -62,6 +63,7 @@ class Session:
         self.runner: Runner
         self.operator: Operator
         self._say = say
+        self._reasons = Reasons(say)
         self._stack = ExitStack()
 
     def __enter__(self) -> "Session":
@@ -104,6 +106,8 @@ class Session:
     def _check_start(self) -> None:
         self.check()
         status = self.operator.status
+        if status is not None:
+            self._reasons.hear(status)
         if status is not None and self.operator.policy_state == "FAILED":
             raise NotReady(f"vla_policy has failed for good: {status.reason}; see {self.log_folder / 'vla_policy.log'}")
 

@@ -78,7 +78,7 @@ def test_a_mobile_base(tmp_path):
         (["cameras", "front", "width"], 0, r"cameras.front.width \(is 0\)"),
         (["cameras", "front", "topic"], "camera", "topic 'camera' must be absolute"),
         (["tool_frame"], None, "tool_frame: Field required"),
-        (["speed"], 3, r"speed \(is 3\): Extra inputs"),
+        (["speed"], 3, r"speed \(is 3\): unknown key"),
     ],
 )
 def test_names_what_is_wrong(tmp_path, path, value, words):

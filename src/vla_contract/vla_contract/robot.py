@@ -196,7 +196,7 @@ def describe_errors(path: Path, error: ValidationError) -> str:
         key = ".".join(str(part) for part in item["loc"]) or "(file)"
         line = line_of(path, item["loc"])
         shown = "" if item["type"] in ("missing", "value_error") else f" (is {item['input']!r})"
-        message = item["msg"].removeprefix("Value error, ")
+        message = "unknown key" if item["type"] == "extra_forbidden" else item["msg"].removeprefix("Value error, ")
         parts.append(f"{f'line {line}: ' if line else ''}{key}{shown}: {message}")
     return f"{path}: " + "; ".join(parts)
 

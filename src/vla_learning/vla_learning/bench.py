@@ -1,4 +1,4 @@
-"""`python -m vla_learning.bench`: how long the flow policy thinks about a chunk on this machine."""
+"""`./vla bench inference`: how long the flow policy thinks about a chunk on this machine."""
 
 import argparse
 import json
@@ -73,7 +73,7 @@ def _times(calls: Mapping[str, Callable[[], object]], runs: int) -> dict[str, di
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0 within the budget, 1 over it or failed."""
-    parser = argparse.ArgumentParser(prog="python -m vla_learning.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vla bench inference", description=__doc__)
     parser.add_argument("--robot", default=ROBOT, help="robot file")
     parser.add_argument("--checkpoint", default=CHECKPOINT, help="folder with model.safetensors and policy.json")
     parser.add_argument("--threads", type=int, default=2, help="of torch")

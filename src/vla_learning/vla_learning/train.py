@@ -1,4 +1,4 @@
-"""`python -m vla_learning.train`: the shipped policy again, from nothing.
+"""`./vla train`: the shipped policy again, from nothing.
 
 Demonstrations by the expert, training, two rounds of corrections (the policy steers, the expert labels where it went),
 training to the end, evaluation in closed loop. Every step leaves its result in the working folder; a run that was

@@ -266,6 +266,8 @@ def _end(node: VlaNode, spin_some: Callable[[], Any] | None) -> None:
     try:
         node.active = False
         node.deactivate()
+        if spin_some is not None:
+            spin_some()  # what that set in motion, results of actions for one
         deadline = time.monotonic() + _LAST_LOOK
         while spin_some is not None and node.busy() and time.monotonic() < deadline:
             spin_some()

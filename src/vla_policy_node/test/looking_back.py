@@ -8,7 +8,8 @@ import numpy as np
 from vla_contract.chunk import ActionChunk
 from vla_contract.interpolation import Trajectory
 from vla_contract.policy import History, file_digest
-from vla_policy_node.backends.replay import Options, ReplayBackend, _read
+from vla_policy_node.backends.options import ReplayOptions
+from vla_policy_node.backends.replay import ReplayBackend, _read
 
 HISTORY = History(steps=2, dt=0.05)
 ON_THE_GPU = 5_000_000_000  # bytes, that it claims of a torch of its own
@@ -28,6 +29,6 @@ class LookingBack(ReplayBackend):
 def load(checkpoint, robot, options):
     sizes = {"is_initialized": lambda: True, "device_count": lambda: 1, "memory_reserved": lambda device: ON_THE_GPU}
     sys.modules["torch"] = SimpleNamespace(cuda=SimpleNamespace(**sizes))
-    made = LookingBack(_read(checkpoint, robot.joints), file_digest(checkpoint), "it", robot, Options(**options))
+    made = LookingBack(_read(checkpoint, robot.joints), file_digest(checkpoint), "it", robot, ReplayOptions(**options))
     made.metadata = made.metadata.model_copy(update={"history": HISTORY})
     return made

@@ -12,7 +12,8 @@ import numpy as np
 from vla_contract.errors import ConfigError, InferenceError, Unavailable
 from vla_contract.interpolation import Trajectory
 from vla_contract.policy import file_digest
-from vla_policy_node.backends.replay import Options, ReplayBackend, _read
+from vla_policy_node.backends.options import ReplayOptions
+from vla_policy_node.backends.replay import ReplayBackend, _read
 
 
 class Naughty(ReplayBackend):
@@ -95,5 +96,11 @@ def load(checkpoint, robot, options):
         import a_module_that_nobody_has  # noqa: F401
     if options.pop("torch_free", False):
         assert "rclpy" not in sys.modules
-    arguments = _read(checkpoint, robot.joints), file_digest(checkpoint), checkpoint.stem, robot, Options(**options)
+    arguments = (
+        _read(checkpoint, robot.joints),
+        file_digest(checkpoint),
+        checkpoint.stem,
+        robot,
+        ReplayOptions(**options),
+    )
     return Served(*arguments, away=away) if away else Naughty(*arguments)

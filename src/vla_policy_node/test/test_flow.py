@@ -234,9 +234,13 @@ class TestBackend:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"stepps": 3}, "unknown option 'stepps'; known: guidance, seed, steps, threads"),
-            ({"steps": 0}, "steps is 0"),
-            ({"guidance": -1.0}, "guidance is -1.0, expected 0 .. 100"),
+            ({"stepps": 3}, r"flow backend: stepps \(is 3\): .*; known options: guidance, seed, steps, threads"),
+            ({"steps": 0}, r"steps \(is 0\): .* greater than or equal to 1"),
+            ({"steps": 3.0}, r"steps \(is 3.0\): .* valid integer"),
+            ({"threads": True}, r"threads \(is True\): .* valid integer"),
+            ({"guidance": -1.0}, r"guidance \(is -1.0\): .* greater than or equal to 0"),
+            ({"guidance": float("nan")}, "guidance .* finite"),
+            ({"seed": -1, "step": 3}, r"seed(.|\n)*step|step(.|\n)*seed"),
         ],
     )
     def test_options_are_checked(self, checkpoint, options, message):

@@ -142,6 +142,8 @@ def test_no_draft_runs_before_it_is_completed(name, request):
 def test_folders_that_are_not_known_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="config.json' cannot be read"):
         draft(tmp_path)
+    with pytest.raises(ConfigError, match="folder '.*none' does not exist"):
+        draft(tmp_path / "none")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(ConfigError, match="is of 'bert'; known are transformers' pi0, openvla, and LeRobot's"):
         draft(tmp_path)

@@ -1,8 +1,11 @@
 """Who manages the node may ask for anything at any time; with real processes."""
 
+import signal
+import time
 from contextlib import closing, contextmanager
 
 import numpy as np
+import pytest
 from conftest import write_policy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
@@ -54,6 +57,27 @@ def test_deactivated_in_mid_task_it_leads_the_arm_to_rest(robot, recording, tmp_
         assert change(rig, ACTIVATE)
         rig.plan = None
         assert rig.result(rig.send())[1].outcome == Result.SUCCEEDED
+
+
+@pytest.mark.parametrize("end", ["clean up", "shut down", "signal"])
+def test_who_waits_for_a_result_gets_it_before_the_node_ends(robot, recording, tmp_path, end):
+    with started(robot, tmp_path) as rig:
+        handle = rig.send()
+        rig.spin(lambda: len(rig.chunks) >= 2)
+        result = handle.get_result_async()
+        rig.spin_for(0.3)  # the request has reached the node
+        if end == "signal":
+            rig.process.send_signal(signal.SIGINT)
+        else:
+            client = rig.node.create_client(ChangeState, "/vla_policy/change_state")
+            rig.spin(client.service_is_ready)
+            steps = (DEACTIVATE, CLEANUP) if end == "clean up" else (Transition.TRANSITION_ACTIVE_SHUTDOWN,)
+            for step in steps:  # at once, one behind the other
+                client.call_async(ChangeState.Request(transition=Transition(id=step)))
+        deadline = time.monotonic() + 20
+        while not result.done() and time.monotonic() < deadline:
+            rig.executor.spin_once(timeout_sec=0.05)
+        assert result.done() and result.result().result.outcome == Result.STOPPED
 
 
 def test_configured_again_it_works_as_before(robot, recording, tmp_path):

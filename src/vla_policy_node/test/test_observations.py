@@ -113,6 +113,24 @@ def test_skewed_cameras():
     assert problem.startswith("camera front: 0.200 s behind camera wrist (> 0.05 s)")
 
 
+@pytest.mark.parametrize(("quick", "behind"), [(30, 0.17), (60, 0.12), (90, 0.1)])
+def test_a_camera_whose_pictures_take_longer_is_paired_with_what_the_other_saw_then(quick, behind):
+    buffer = make()
+    arrivals = [(k / quick + 0.01, "front", k / quick) for k in range(quick)]
+    arrivals += [(k / 30 + 0.01 + behind, "wrist", k / 30) for k in range(30)]
+    arrivals += [(k / 100 + 0.002, "", k / 100) for k in range(100)]
+    paired = 0
+    for now, camera, taken in sorted(arrivals):
+        if camera:
+            buffer.add_image(camera, round(taken * S), round(now * S), camera, hash(taken))
+        else:
+            joints(buffer, taken, a=taken, velocity=1.0, received=now)
+        if camera == "wrist" and 0.5 < now < 1.0:
+            buffer.pair(round(now * S), round(now * S))
+            paired += 1
+    assert paired > 10
+
+
 def test_frozen_camera():
     """The same picture while the robot moves; at rest a still picture is a still scene."""
     buffer = make()

@@ -23,7 +23,8 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers.models.pi0", reason="this version of transformers has no π0")
 
 from vla_policy_node.backends.guidance import Guide, guidance_weight, integrate, soft_mask  # noqa: E402
-from vla_policy_node.backends.local import LocalOptions, prepare  # noqa: E402
+from vla_policy_node.backends.local import prepare  # noqa: E402
+from vla_policy_node.backends.options import LocalOptions  # noqa: E402
 
 TINY = {"inputs": {}, "action": {"space": "joint_position"}}
 

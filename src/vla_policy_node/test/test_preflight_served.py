@@ -17,7 +17,7 @@ from vla_policy_node.backends.remote import Answer
 from vla_policy_node.config import load_policy_file
 from vla_policy_node.core.action_encoding import ActionEncoder
 from vla_policy_node.core.scheduling import ChunkScheduler, Reality
-from vla_policy_node.preflight import main, preflight
+from vla_policy_node.preflight import check_reach, main, preflight
 
 POLICIES = BRINGUP / "config" / "policies"
 SHIPPED = sorted(path.stem for path in POLICIES.glob("*.yaml") if load_policy_file(path).backend in REMOTE)
@@ -112,6 +112,19 @@ def test_chunks_that_end_before_any_splice_are_refused(name, options, schedule, 
     with pytest.raises(MismatchError) as caught:
         preflight(FR3, changed(tmp_path, name, lambda o: o.update(options), schedule=schedule))
     assert words in caught.value.misfits[0]
+
+
+def test_who_rests_before_each_observation_needs_no_long_chunks(tmp_path):
+    short = changed(tmp_path, "openpi_droid", lambda o: o.update(horizon=3), schedule={"strategy": "sync"})
+    preflight(FR3, short)
+
+
+def test_a_base_that_would_never_drive_is_refused(tmp_path):
+    policy = changed(tmp_path, "openvla", lambda o: None)
+    metadata = preflight(FR3, policy).model_copy(update={"action": ("x", "base.vx[m/s]")})
+    check_reach(metadata.model_copy(update={"horizon": 2}), policy, hold=1.0)
+    with pytest.raises(MismatchError, match="the rows end 0.2 s after their observation.*it would never drive"):
+        check_reach(metadata, policy, hold=1.0)
 
 
 def test_a_hold_makes_short_chunks_fit(tmp_path):

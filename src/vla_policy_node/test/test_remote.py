@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_contract.errors import ConfigError, InferenceError, Unavailable
-from vla_policy_node.backends.remote import Connection, LinkError, RemoteOptions, read_options
+from vla_policy_node.backends.options import read_options
+from vla_policy_node.backends.remote import Connection, LinkError, RemoteOptions
 
 OPTIONS = RemoteOptions(
     port=1, inputs={"prompt": {"text": "instruction"}}, action={"space": "joint_position"}, horizon=2, dt=0.1

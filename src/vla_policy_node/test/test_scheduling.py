@@ -271,14 +271,16 @@ def test_the_step_is_what_the_controller_is_asked_to_leap():
     assert splice.base == "plan" and splice.step == pytest.approx(5e-4, abs=1e-9)
 
 
-def test_points_that_no_plan_reaches_are_not_looked_at():
-    times = 0.01 * np.arange(1, 5001)
+def test_of_many_points_some_are_looked_at_from_the_first_second_to_the_last():
+    times = 1e-3 * np.arange(1, 5001)
     chunk = ActionChunk(T0, JOINTS, Trajectory(times, wish(times)))
     scheduler = ChunkScheduler(limits(), 2)
     scheduler.begin(T0)
     start = wish(0.0)[0]
     splice = scheduler.splice(chunk, start, T0 + S // 10, Reality(start))
-    assert 2.0 < splice.chunk.trajectory.end < 4.0
+    assert splice.chunk.trajectory.end == pytest.approx(5.0, abs=0.03)
+    wanted = wish(np.array([1.0, 4.0]))
+    assert np.abs(splice.chunk.trajectory.sample([1.0, 4.0]).positions - wanted)[:, NO_GRIPPER].max() < 0.01
 
 
 def test_points_at_one_time_are_refused():
@@ -304,6 +306,31 @@ def test_a_robot_that_was_stopped_executes_no_prefix():
     world = run(World(Schedule(strategy="rtc")), [0.1] * 3)
     observed = world.published[-1][0] + round(0.2 * S)
     assert world.scheduler.prefix(observed, world.position(observed) + [0.3, 0.0, 0.0]) is None
+
+
+@pytest.mark.parametrize("joint", [0, 2])
+def test_what_stands_now_and_would_move_later_is_stopped_too(joint):
+    start = wish(0.0)[0]
+    points = np.tile(start, (16, 1))
+    points[8:, joint] += np.linspace(-0.03, -0.3, 8) if joint == 0 else -0.04
+    points[:, 2] = np.clip(points[:, 2], 0.0, 0.04)
+    scheduler = ChunkScheduler(limits(), 2)
+    scheduler.begin(T0)
+    times = 0.1 * np.arange(1, 17)
+    played = scheduler.splice(ActionChunk(T0, JOINTS, Trajectory(times, points)), start, T0 + S // 10, Reality(start))
+    where = played.chunk.trajectory.sample(0.3).positions[0]
+    stop = scheduler.stop(T0 + round(0.3 * S), Reality(where, played.chunk.trajectory, T0))
+    assert stop is not None and np.abs(stop.positions - where).max() < 1e-3
+    assert scheduler.stop(T0 + round(0.5 * S), Reality(where, stop, T0)) is None, "nothing is left to be stopped"
+
+
+def test_a_robot_that_lags_behind_what_it_was_told_is_stopped_too():
+    world = run(World(), [0.1] * 4)
+    now = world.published[-1][0] + round(0.3 * S)
+    played = world.published[-1][1].chunk
+    behind = Reality(world.position(now) - [0.2, 0.0, 0.0], played.trajectory, played.stamp_ns)
+    stop = world.scheduler.stop(now, behind)
+    assert stop is not None and np.abs(stop.velocities[-1]).max() < 1e-9
 
 
 def test_stop_comes_to_rest_inside_the_bounds():

@@ -55,7 +55,16 @@ def test_an_outage_is_no_failure_however_long_it_lasts_and_the_time_out_ends_it(
         "not done within 10 s, progress nan; no answer at the end: ws://far: cannot connect; next attempt in 0.5 s",
     )
     task.failed("too dark")
-    assert outcome(task) == (Outcome.FAILED, "4 inferences in a row failed, the last one: too dark")
+    assert outcome(task, 10.1) == (Outcome.FAILED, "4 inferences in a row failed, the last one: too dark")
+
+
+def test_a_clock_that_is_set_back_ends_the_task_and_one_that_is_adjusted_does_not(task):
+    assert outcome(task, 6.0) is None
+    assert outcome(task, 5.2) is None
+    assert outcome(task, 4.5) == (
+        Outcome.FAILED,
+        "the clock was set back by 1.5 s, stamps mean nothing: send the task again",
+    )
 
 
 def test_an_outage_that_is_over_is_not_named_at_the_end(task):

@@ -51,7 +51,8 @@ class TaskServer(ActionServer):
             super().notify_execute(goal_handle, execute_callback)
 
     def conclude(self, goal: ServerGoalHandle, result: Any, succeeded: bool) -> None:
-        """Sends the result; the goal ends as succeeded, as canceled if that was asked for, else as aborted."""
+        """Sends the result at once, for the node may end now; the goal ends as succeeded, as canceled if that was asked
+        for, else as aborted."""
 
         def finish(handle: ServerGoalHandle) -> Any:
             if handle.is_cancel_requested:
@@ -62,7 +63,11 @@ class TaskServer(ActionServer):
                 handle.abort()
             return result
 
-        self.notify_execute(goal, finish)
+        try:
+            self._execute_goal(finish, goal).send(None)
+        except StopIteration:
+            return
+        raise RuntimeError("rclpy waits for something before it sends a result")
 
 
 def result_msg(verdict: Verdict, duration: float) -> ExecuteTask.Result:

@@ -5,7 +5,6 @@ soon as it says otherwise, or says nothing.
 """
 
 import math
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -21,7 +20,7 @@ from vla_node_base.node import VlaNode
 from vla_node_base.qos import COMMAND
 from vla_policy_node.core.base import BaseDriver
 
-_FRESH = 0.5  # s, of the filter's state: it comes at 10 Hz
+_FRESH_NS = 500_000_000  # of the filter's state: it comes at 10 Hz, of simulated time where that is used
 
 
 class Driver:
@@ -29,22 +28,23 @@ class Driver:
 
     Args:
         base: None: the robot has none, nothing is published.
-        now: the node's clock [ns].
+        clocks: the node's now, and what receipt is judged by [ns].
     """
 
-    def __init__(self, node: VlaNode, base: MobileBase | None, now: Callable[[], int]):
+    def __init__(self, node: VlaNode, base: MobileBase | None, clocks: tuple[Callable[[], int], Callable[[], int]]):
         self._driver = None if base is None else BaseDriver(base)
+        self._now, self._watch = clocks
         self._armed_until = -math.inf
         self._silent = True
         if base is None:
             return
-        self._node, self._base, self._now = node, base, now
+        self._node, self._base = node, base
         self._publisher = node.create_publisher(TwistStamped, base.topic, COMMAND)
         node.create_timer(1 / base.rate, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def watch(self, state: SafetyState) -> None:
         """The safety filter's state, just received."""
-        self._armed_until = time.monotonic() + _FRESH if state.mode == SafetyState.ARMED else -math.inf
+        self._armed_until = self._watch() + _FRESH_NS if state.mode == SafetyState.ARMED else -math.inf
 
     def take(self, chunk: ActionChunk, from_ns: int) -> None:
         """A chunk that was published, whose motion counts from `from_ns` on."""
@@ -64,7 +64,7 @@ class Driver:
 
     def _tick(self) -> None:
         assert self._driver is not None
-        if time.monotonic() > self._armed_until:
+        if self._watch() > self._armed_until:
             self._driver.release()
         twist = self._driver.command(self._now())
         if self._driver.limited:

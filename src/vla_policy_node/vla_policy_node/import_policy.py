@@ -1,8 +1,8 @@
 """Writes what a published checkpoint folder lacks to run here.
 
-    python -m vla_policy_node.import_policy FOLDER
+    ./vla import-policy FOLDER
         drafts a policy file, FOLDER/policy.yaml, and lists what is left to fill in
-    python -m vla_policy_node.import_policy FOLDER --robot FILE --policy FILE [--dt S] [--statistics FILE]
+    ./vla import-policy FOLDER --robot FILE --policy FILE [--dt S] [--statistics FILE]
         writes FOLDER/policy.json from the completed policy file and the checkpoint's own statistics
 
 Knows π0 (as transformers writes it), OpenVLA, and every policy of LeRobot. What the folder says of itself is filled in.
@@ -66,7 +66,9 @@ def kind_of(config: Mapping[str, Any], folder: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Raises ConfigError when config.json is missing or no map."""
+    """Raises ConfigError when the folder or its config.json is missing, or config.json is no map."""
+    if not folder.is_dir():
+        raise ConfigError(f"folder '{folder}' does not exist; give the folder of a checkpoint")
     content = _read_json(folder / "config.json")
     if not isinstance(content, dict):
         raise ConfigError(f"{folder}/config.json holds a {type(content).__name__}, expected a map")

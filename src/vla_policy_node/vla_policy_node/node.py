@@ -48,7 +48,6 @@ class PolicyNode(VlaNode):
     def __init__(self) -> None:
         super().__init__("vla_policy")
         self._runtime: Runtime | None = None
-        self._active = False
         self._task: Task | None = None
         self._goal: ServerGoalHandle | None = None
         self._reason = self._phase = ""
@@ -87,19 +86,16 @@ class PolicyNode(VlaNode):
         )
         self.keep(self._server, TaskServer.destroy)
         self.create_timer(_TICK, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self._driver = Driver(self, robot.base, self._now)
-        self._runtime = Runtime(robot, policy, image_view, self._wake)
-        self._runtime.simulated = self.sim_time
+        self._driver = Driver(self, robot.base, (self._now, self._watch))
+        runtime = Runtime(robot, policy, image_view, self._wake)
+        runtime.simulated = self.sim_time
         if strategy := str(self.get_parameter("strategy").value):  # it may have been changed since the node began
-            self._runtime.scheduler.choose(strategy)
+            runtime.scheduler.choose(strategy)
         self.add_on_set_parameters_callback(self._on_parameters)
-        self._runtime.start()
-
-    def activate(self) -> None:
-        self._active = True
+        self._runtime = runtime
+        runtime.start()
 
     def deactivate(self) -> None:
-        self._active = False
         if self._task is not None:
             self._come_to_rest(self._task)
             self._end(Verdict(Outcome.STOPPED, "the policy node was deactivated"))
@@ -109,6 +105,7 @@ class PolicyNode(VlaNode):
         if self._runtime is not None:
             self._runtime.close()
         self._runtime = self._cameras = self._command = self._safety = None
+        self._clock_ns = 0
 
     def _on_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
         """The strategy may change at any time; the next chunk follows it."""
@@ -190,7 +187,7 @@ class PolicyNode(VlaNode):
 
     def _try_infer(self) -> None:
         runtime, task = self._runtime, self._task
-        if runtime is None or task is None or not self._active or self._held is not None:
+        if runtime is None or task is None or not self.active or self._held is not None:
             return
         try:
             sentence = self._subtasks.sentence(task)
@@ -301,7 +298,7 @@ class PolicyNode(VlaNode):
     def _refusal(self, instruction: str, timeout: float) -> str:
         """Why a task cannot begin now; empty: it can."""
         runtime = self._runtime
-        if runtime is None or not self._active:
+        if runtime is None or not self.active:
             return "the policy node is not active; activate it first"
         if self._task is not None:
             return f"task '{self._task.instruction}' ({self._task.id}) is running; cancel it first"

@@ -82,8 +82,9 @@ def check_reach(metadata: PolicyMetadata, policy: PolicyFile, hold: float = 0.0)
         MismatchError: with the values, and what to change.
     """
     points = max(metadata.horizon, math.ceil(hold / metadata.dt - 1e-6))
-    reach, schedule = points * metadata.dt, policy.schedule
-    needed = schedule.margin + 2 * schedule.step
+    reach, rows, schedule = points * metadata.dt, metadata.horizon * metadata.dt, policy.schedule
+    # Who rests before each observation plays a chunk from its beginning, however late it comes.
+    needed = 0.0 if schedule.strategy == "sync" else schedule.margin + 2 * schedule.step
     told = f"horizon {metadata.horizon} x dt {metadata.dt:g} s, hold {hold:g} s"
     if points < 2:
         misfit = (
@@ -95,7 +96,13 @@ def check_reach(metadata: PolicyMetadata, policy: PolicyFile, hold: float = 0.0)
         misfit = (
             f"{told}: chunks reach {reach:g} s beyond their observation, expected more than {needed:g} s "
             f"(schedule.margin {schedule.margin:g} + 2 x schedule.step {schedule.step:g}), and what an inference takes "
-            "besides; raise options.horizon or options.hold where the backend has them, or lower margin and step"
+            "besides; raise options.horizon or options.hold where the backend has them, lower margin and step, or let "
+            "schedule.strategy be sync"
+        )
+    elif rows <= needed + 1e-6 and any(name.startswith("base.") for name in metadata.action):
+        misfit = (
+            f"{told}: the rows end {rows:g} s after their observation, and with them what the base is told, expected "
+            f"more than {needed:g} s: it would never drive; raise options.horizon, or let schedule.strategy be sync"
         )
     else:
         return

@@ -2,12 +2,13 @@
 must be there at once."""
 
 import os
+import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from vla_bringup.cli.console import EPILOG, Console, interruptible, reported
+from vla_bringup.cli.console import EPILOG, INTERRUPTED, OK, USAGE, Console, interruptible, reported
 
 app = typer.Typer(
     name="vla",
@@ -41,7 +42,9 @@ Domain = Annotated[
 ]
 OwnDomain = Annotated[int | None, typer.Option("--domain", min=0, max=232, help="ROS domain (default: a free one).")]
 
+_WRONG_USE: Any = typer.BadParameter.__mro__[1]  # UsageError, of whichever click this typer has
 DEFAULT_INSTRUCTION = "put the red cube in the tray"
+_WORDS = {"ignore_unknown_options": True}  # their own message says how a word is written
 _PASS = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 
 
@@ -171,9 +174,9 @@ def interop(context: typer.Context) -> None:
 @app.command("import-policy", context_settings=_PASS, epilog=EPILOG)
 def import_policy(context: typer.Context) -> None:
     """Write policy file and policy.json for a published checkpoint folder: `./vla import-policy --help`."""
-    from vla_bringup.cli.tools import run_module
+    from vla_bringup.cli.tools import run_import
 
-    run_module("vla_policy_node.import_policy", context.args)
+    run_import(context.args)
 
 
 @app.command(context_settings=_PASS, epilog=EPILOG)
@@ -195,12 +198,12 @@ def campaign(context: typer.Context) -> None:
 @app.command(context_settings=_PASS, epilog=EPILOG)
 def audit(context: typer.Context) -> None:
     """Look at the record of the safety filter's decisions: `./vla audit verify FILE|FOLDER`, `replay FILE`."""
-    from vla_bringup.cli.tools import run_module
+    from vla_bringup.cli.tools import run_audit
 
-    run_module("vla_safety.audit", context.args)
+    run_audit(context.args)
 
 
-@app.command(epilog=EPILOG)
+@app.command(context_settings=_WORDS, epilog=EPILOG)
 def run(
     words: Annotated[
         list[str], typer.Argument(metavar="robot=… policy=… [safety=…]", help="Names in config/, or paths.")
@@ -219,7 +222,7 @@ def run(
         interruptible(lambda: run_system(words, out, domain, console))
 
 
-@app.command(epilog=EPILOG)
+@app.command(context_settings=_WORDS, epilog=EPILOG)
 def doctor(
     words: Annotated[
         list[str] | None,
@@ -337,6 +340,15 @@ def retreat(domain: Domain = None, robot: RobotName = "fr3_sim", as_json: Json =
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command line. With --json, wrong use has its JSON object, too."""
     os.environ.setdefault("TERM", "dumb")
-    app(prog_name="vla")
+    if "--json" not in sys.argv[1:]:
+        app(prog_name="vla")
+    try:
+        code = app(prog_name="vla", standalone_mode=False)
+    except _WRONG_USE as error:
+        error.show()
+        Console(True).finish({"error": error.format_message(), "exit_code": USAGE}, USAGE)
+    except typer.Abort:
+        code = INTERRUPTED
+    raise SystemExit(code if isinstance(code, int) else OK)

@@ -62,18 +62,20 @@ def reported(console: Console, fallback: Mapping[str, Any] | None = None) -> Ite
     """
     from vla_contract.errors import ConfigError, MismatchError, VlaError
 
-    def fail(error: BaseException, text: str, code: int) -> NoReturn:
+    def fail(text: str, code: int) -> NoReturn:
         console.error(text)
-        console.finish({**(fallback or {}), "error": str(error) or type(error).__name__, "exit_code": code}, code)
+        console.finish({**(fallback or {}), "error": text, "exit_code": code}, code)
 
     try:
         yield
     except (ConfigError, MismatchError) as error:
-        fail(error, str(error), USAGE)
+        fail(str(error), USAGE)
     except VlaError as error:
-        fail(error, str(error), NOT_READY)
-    except KeyboardInterrupt as error:
-        fail(error, "interrupted", INTERRUPTED)
+        fail(str(error), NOT_READY)
+    except OSError as error:  # e.g. a folder for results that cannot be written to
+        fail(f"'{error.filename}': {error.strerror}" if error.filename else str(error), USAGE)
+    except KeyboardInterrupt:
+        fail("interrupted", INTERRUPTED)
 
 
 def finite(value: Any) -> Any:

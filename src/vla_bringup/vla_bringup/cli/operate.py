@@ -1,9 +1,10 @@
 """Commands that speak to a running system, and `run`, which is one."""
 
+import math
 from pathlib import Path
 from typing import Any
 
-from vla_bringup.cli.console import FAILED, NOT_READY, OK, Console, reported
+from vla_bringup.cli.console import FAILED, OK, Console, reported
 from vla_bringup.files import find, run_folder
 from vla_contract.errors import ConfigError, unknown
 from vla_contract.robot import load_robot
@@ -21,6 +22,7 @@ def run_system(words: list[str], out: Path | None, domain: int | None, console: 
     """
     from vla_bringup.runner import Runner
     from vla_bringup.system import robot_system
+    from vla_bringup.watch import policy_reasons
 
     chosen = parse_words(words)
     system = robot_system(chosen["robot"], chosen["policy"], chosen.get("safety", ""))
@@ -29,11 +31,12 @@ def run_system(words: list[str], out: Path | None, domain: int | None, console: 
     console.say(f"starting {', '.join(spec.name for spec in system)}; logs: {logs}; Ctrl-C ends it")
     with Runner(system, logs, environment) as runner:
         console.say('up. Next: ./vla status, ./vla arm, ./vla instruct "…"; ./vla estop stops')
-        runner.wait()
+        with policy_reasons(domain, console.say) as listen:
+            runner.wait(listen)
 
 
 def parse_words(words: list[str], required: tuple[str, ...] = ("robot", "policy")) -> dict[str, str]:
-    """`robot=fr3 policy=flow` as a map.
+    """`robot=fr3 policy=served` as a map.
 
     Raises:
         ConfigError: for a word that is not key=value, an unknown or doubled key, or a missing one of `required`.
@@ -41,6 +44,8 @@ def parse_words(words: list[str], required: tuple[str, ...] = ("robot", "policy"
     chosen: dict[str, str] = {}
     for word in words:
         key, equals, value = word.partition("=")
+        if (name := key.removeprefix("--")) != key and name in WORDS:
+            raise ConfigError(f"{key} is no option of this command; write {name}={value or '…'}")
         if not equals or not value:
             raise ConfigError(f"'{word}' is not key=value; expected robot=… policy=… [safety=…]")
         if key not in WORDS:
@@ -50,7 +55,7 @@ def parse_words(words: list[str], required: tuple[str, ...] = ("robot", "policy"
         chosen[key] = value
     for key in required:
         if key not in chosen:
-            raise ConfigError(f"{key}=… is missing; e.g. ./vla run robot=fr3 policy=flow")
+            raise ConfigError(f"{key}=… is missing; e.g. ./vla run robot=fr3 policy=served")
     return chosen
 
 
@@ -128,11 +133,13 @@ def show_status(robot: str, domain: int | None, console: Console) -> None:
             except NotReady:
                 pass  # one of the two may be missing; that is worth showing
             report = {"safety": _safety(operator), "policy": _policy(operator)}
+            if report == {"safety": None, "policy": None}:
+                raise NotReady(f"neither filter nor policy was heard within {ANSWER_TIMEOUT:g} s. {operator.where}")
         for name, facts in report.items():
             console.say(f"{name}: {'not there' if facts is None else ''}")
             for key, value in (facts or {}).items():
                 console.say(f"  {key:18} {value}")
-        console.finish(report, OK if report["safety"] or report["policy"] else NOT_READY)
+        console.finish(report, OK)
 
 
 def _safety(operator: Any) -> dict[str, Any] | None:
@@ -157,4 +164,6 @@ def _policy(operator: Any) -> dict[str, Any] | None:
         "inference_p95", "queue", "starved", "splice_step", "progress", "worker_restarts",
     )  # fmt: skip
     ages = dict(zip(status.streams, status.stream_ages, strict=False))
-    return {"state": operator.policy_state, **{k: getattr(status, k) for k in keys}, "stream_ages": ages}
+    missing = [name for name, age in ages.items() if math.isinf(age)]  # never received
+    found = {"state": operator.policy_state, **{k: getattr(status, k) for k in keys}}
+    return {**found, "stream_ages": ages, "missing_streams": missing}

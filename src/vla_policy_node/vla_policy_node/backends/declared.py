@@ -1,7 +1,8 @@
 """What a policy says before it is loaded: its policy file, and the files beside its weights.
 
 For the backends whose meaning lies in the policy file: the three that run published models, and the policy servers'
-clients. Nothing here needs torch, starts anything or asks a server: preflight compares the result with the robot.
+clients; of the others that ship, only the options are read. Nothing here needs torch, starts anything or asks a server:
+preflight compares the result with the robot.
 """
 
 import json
@@ -9,18 +10,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from vla_contract.errors import ConfigError, MismatchError, unknown
 from vla_contract.policy import METADATA_FILE, History, PolicyMetadata, Statistics, load_metadata
 from vla_contract.robot import Robot, describe_errors
 from vla_policy_node.backends import BUILT_IN
 from vla_policy_node.backends.interface import Interface, read_json
-from vla_policy_node.backends.remote import RemoteBackend, RemoteOptions, read_options
+from vla_policy_node.backends.options import (
+    OPTIONS,
+    LerobotOptions,
+    LocalOptions,
+    OpenVlaOptions,
+    Pi0Options,
+    PlayedOptions,
+    read_options,
+)
+from vla_policy_node.backends.remote import RemoteBackend, RemoteOptions
 from vla_policy_node.core.action_spaces import ActionDecoder, ActionLayout
 from vla_policy_node.core.action_tokens import ActionRange, read_range
 from vla_policy_node.core.model_inputs import ModelInputs, StateEntry
@@ -36,23 +46,6 @@ _CHUNKS = ("chunk_size", "action_chunk_size", "n_action_steps")  # keys of the l
 _FLOATS = {"F32": "<f4", "F64": "<f8"}
 _LONGEST_HEADER = 1 << 20  # bytes
 _NO_SPREAD = 1e-8  # that LeRobot adds to a deviation
-
-
-class _Told(BaseModel):
-    """Options that say what the numbers mean; the backend itself looks at the others when it is loaded."""
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    inputs: dict[str, Any]
-    action: ActionLayout
-    name: str = ""
-
-
-class _Timed(_Told):
-    dt: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
-    horizon: Annotated[int, Field(ge=1, le=1000)] = 1
-    unnorm_key: str = ""
-    hold: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -85,14 +78,19 @@ def declare(backend: str, checkpoint: Path, robot: Robot, options: Mapping[str, 
     kind = next((name for name, location in BUILT_IN.items() if location == backend), "")
     if kind in REMOTE:
         return _remote(backend, kind, robot, options)
-    if kind == "pi0":
-        told = _options(_Told, kind, options)
-        _check_layout(told.inputs, told.action, robot)
-        return _pi0(checkpoint, robot, told)
-    if kind in ("openvla", "lerobot"):
-        timed = _options(_Timed, kind, options)
-        _check_layout(timed.inputs, timed.action, robot)
-        return (_openvla if kind == "openvla" else _lerobot)(checkpoint, robot, timed)
+    if kind not in OPTIONS:
+        return None
+    chosen = read_options(OPTIONS[kind], kind, options)
+    if isinstance(chosen, PlayedOptions):
+        chosen.check(kind, robot)
+    if isinstance(chosen, LocalOptions):
+        _check_layout(chosen.inputs, chosen.action, robot)
+    if isinstance(chosen, Pi0Options):
+        return _pi0(checkpoint, robot, chosen)
+    if isinstance(chosen, OpenVlaOptions):
+        return _openvla(checkpoint, robot, chosen)
+    if isinstance(chosen, LerobotOptions):
+        return _lerobot(checkpoint, robot, chosen)
     return None
 
 
@@ -112,16 +110,6 @@ def _remote(backend: str, kind: str, robot: Robot, options: Mapping[str, Any]) -
     _check_layout(chosen.inputs, chosen.action, robot)
     client: RemoteBackend = module.BACKEND(robot, chosen)
     return Declared(client.metadata, chosen.action.relative_to, hold=chosen.held)
-
-
-Options = TypeVar("Options", bound=BaseModel)
-
-
-def _options(kind: type[Options], backend: str, options: Mapping[str, Any]) -> Options:
-    try:
-        return kind.model_validate(dict(options))
-    except ValidationError as error:
-        raise ConfigError(describe_errors(Path(f"options of the {backend} backend"), error)) from error
 
 
 def _check_layout(inputs: Mapping[str, Any], action: ActionLayout, robot: Robot) -> None:
@@ -167,7 +155,7 @@ def _tool(robot: Robot, action: ActionLayout) -> str | None:
 # π0
 
 
-def _pi0(folder: Path, robot: Robot, told: _Told) -> Declared:
+def _pi0(folder: Path, robot: Robot, told: Pi0Options) -> Declared:
     """Raises MismatchError when policy.json, config.json and policy file contradict each other."""
     config, metadata = read_json(folder / "config.json"), load_metadata(folder)
     vision = config.get("vlm_config", {}).get("vision_config", {})
@@ -207,13 +195,20 @@ def check_pi0_sizes(metadata: PolicyMetadata, config: Mapping[str, Any], folder:
 # OpenVLA
 
 
-def _openvla(folder: Path, robot: Robot, told: _Timed) -> Declared:
+def _openvla(folder: Path, robot: Robot, told: OpenVlaOptions) -> Declared:
     config = read_json(folder / "config.json")
     interface = Interface(robot, told.inputs, told.action)
     actions = read_action_range(folder, config, told.unnorm_key)
-    name = told.name or "openvla"
-    metadata = openvla_metadata(name, "", robot, interface, actions, told.horizon, told.dt)
+    check_openvla_options(told, config)
+    metadata = openvla_metadata(told.name, "", robot, interface, actions, told.horizon, told.dt)
     return replace(_with_stated(metadata, interface, folder), hold=told.hold)
+
+
+def check_openvla_options(options: OpenVlaOptions, config: Mapping[str, Any]) -> None:
+    """Raises ConfigError when an option is for OpenVLA's own checkpoints, and `config` is of another model."""
+    if config.get("model_type") != "openvla" and (options.crop != 1 or options.compile != "none"):
+        key = "crop" if options.crop != 1 else "compile"
+        raise ConfigError(f"option {key} is for OpenVLA checkpoints; leave it out")
 
 
 def read_action_range(folder: Path, config: Mapping[str, Any], key: str) -> ActionRange:
@@ -266,7 +261,7 @@ def openvla_metadata(
 # LeRobot
 
 
-def _lerobot(folder: Path, robot: Robot, told: _Timed) -> Declared:
+def _lerobot(folder: Path, robot: Robot, told: LerobotOptions) -> Declared:
     config = read_json(folder / "config.json")
     interface = Interface(robot, told.inputs, told.action, None)
     name = told.name or str(config.get("type", "lerobot"))

@@ -17,13 +17,13 @@ from pydantic import Field
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.robot import Robot
 from vla_policy_node.backends.encodings import pack_gr00t, unpack_gr00t
+from vla_policy_node.backends.options import read_options
 from vla_policy_node.backends.remote import (
     LONGEST_MESSAGE,
     Answer,
     LinkError,
     RemoteBackend,
     RemoteOptions,
-    read_options,
 )
 
 _log = logging.getLogger(__name__)

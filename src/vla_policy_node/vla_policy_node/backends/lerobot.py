@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from vla_contract.chunk import ActionChunk
@@ -24,7 +24,8 @@ from vla_contract.observation import Observation
 from vla_contract.policy import WEIGHTS_FILE, History, PolicyMetadata, Statistics, check_fit, file_digest, still
 from vla_contract.robot import Robot, describe_errors
 from vla_policy_node.backends.interface import Interface, read_json
-from vla_policy_node.backends.local import CompiledOptions, choose_device, prepare, read_options
+from vla_policy_node.backends.local import choose_device, compiled, compiling, prepare
+from vla_policy_node.backends.options import LerobotOptions, read_options
 from vla_policy_node.core.model_inputs import TextEntry
 
 _log = logging.getLogger(__name__)
@@ -37,23 +38,6 @@ _NEEDED = {
     "QUANTILES": ("q01", "q99"),
     "QUANTILE10": ("q10", "q90"),
 }
-
-
-class LerobotOptions(CompiledOptions):
-    """See CompiledOptions; `inputs` under LeRobot's own keys, `observation.images.<name>`, `observation.state`, `task`.
-    `dtype` is what is computed in, where that does no harm (torch.autocast, as LeRobot's own `use_amp`): the weights
-    stay as they are. auto: as the checkpoint says. What is compiled is the way from a batch to a chunk.
-
-    Attributes:
-        dt: s between two actions: 1 / fps of the data set.
-        name: of the policy, for people and records; empty: its type.
-        backbone: folder with configuration and tokenizer of the language model that the checkpoint names (SmolVLA's
-            `vlm_model_name`); empty: where the checkpoint says, which for a name of the hub is transformers' cache.
-    """
-
-    dt: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
-    name: str = ""
-    backbone: str = ""
 
 
 def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "LerobotBackend":
@@ -79,7 +63,7 @@ class LerobotBackend:
         config = self._policy.config
         half = options.dtype == "bfloat16" or (options.dtype == "auto" and bool(getattr(config, "use_amp", False)))
         self._precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=half)
-        self._answer = options.compiled(self._policy.predict_action_chunk, device)
+        self._answer = compiled(options, self._policy.predict_action_chunk, device)
         _check_features(self._interface, config, options)
         _check_statistics((self._before, config.input_features), (self._after, config.output_features))
         sizes = (getattr(config, key, None) for key in ("chunk_size", "action_chunk_size", "n_action_steps"))
@@ -87,7 +71,7 @@ class LerobotBackend:
         self.metadata = _metadata(folder, options, robot, self._interface, self._policy, self._horizon)
         check_fit(self.metadata, robot)
         if options.compile != "none":
-            with options.compiling(), suppress(InferenceError):  # a black picture may well have no answer
+            with compiling(options), suppress(InferenceError):  # a black picture may well have no answer
                 self.infer(still(robot, self.metadata))
         self.reset()
 

@@ -30,13 +30,13 @@ from vla_policy_node.backends.lerobot_wire import (
     observation_frames,
     setup_frame,
 )
+from vla_policy_node.backends.options import read_options
 from vla_policy_node.backends.remote import (
     LONGEST_MESSAGE,
     Answer,
     LinkError,
     RemoteBackend,
     RemoteOptions,
-    read_options,
 )
 from vla_policy_node.core.model_inputs import CameraEntry, ModelInputs, StateEntry, TextEntry
 

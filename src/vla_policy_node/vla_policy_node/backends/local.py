@@ -1,21 +1,19 @@
-"""What the backends share that run a published model in this process: options, and loading by torch.
+"""What the backends share that run a published model in this process: loading and compiling by torch.
 
 Models are loaded from the folder alone: nothing is fetched, and no code that lies beside the weights is run.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from vla_contract.errors import ConfigError
-from vla_contract.robot import describe_errors
-from vla_policy_node.core.action_spaces import ActionLayout
+from vla_policy_node.backends.options import CompiledOptions, LocalOptions
 
 # transformers imports torchao with its models, which then warns of each kernel that this machine has no use for.
 for _name in ("torchao", "torch.utils._pytree"):
@@ -24,84 +22,35 @@ for _name in ("torchao", "torch.utils._pytree"):
 _GROUP = 32  # weights that share a scale, as int4
 
 
-class LocalOptions(BaseModel):
-    """Options of the policy file that every model in this process has.
-
-    Attributes:
-        inputs: what the model sees and is told, in its order: see `core.model_inputs`; one level deep.
-        action: what its numbers mean: see `core.action_spaces.ActionLayout`.
-        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
-        dtype: of the weights; auto: bfloat16 on a GPU, float32 on the CPU.
-        quantise: weights as int8 or int4, by torchao; the computation stays in `dtype`. On the CPU int4 is kept in
-            bytes: the accuracy of int4, the memory of int8.
-        threads: of torch on the CPU.
-        seed: of what is random; the same seed and observations give the same chunks.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    inputs: dict[str, Any]
-    action: ActionLayout
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    quantise: Literal["none", "int8", "int4"] = "none"
-    threads: Annotated[int, Field(ge=1, le=256)] = 2
-    seed: Annotated[int, Field(ge=0)] = 0
-
-
-class CompiledOptions(LocalOptions):
-    """Of a model that torch.compile can take.
-
-    Attributes:
-        compile: the mode; loading takes minutes then. `reduce-overhead` uses CUDA graphs, and wants a GPU.
-    """
-
-    compile: Literal["none", "default", "reduce-overhead", "max-autotune"] = "none"
-
-    def compiled(self, function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-        """`function`, to be compiled when it is called first (see `compiling`).
-
-        Raises:
-            ConfigError: when the device has no CUDA graphs and they are asked for.
-        """
-        if self.compile == "none":
-            return function
-        if self.compile == "reduce-overhead" and device.type != "cuda":
-            raise ConfigError(
-                f"option compile is 'reduce-overhead', CUDA graphs, but the model is on {device}; "
-                "use 'default', or a GPU"
-            )
-        return torch.compile(function, mode=self.compile)
-
-    @contextmanager
-    def compiling(self) -> Iterator[None]:
-        """For the first calls.
-
-        Raises:
-            ConfigError: when the compiler fails.
-        """
-        try:
-            yield
-        except Exception as error:  # of the compiler, with no common root
-            raise ConfigError(
-                f"option compile is {self.compile}, and the compiler fails: {type(error).__name__}: {error}; "
-                "leave the key out"
-            ) from error
-
-
-Options = TypeVar("Options", bound=LocalOptions)
-
-
-def read_options(kind: type[Options], backend: str, options: Mapping[str, Any]) -> Options:
-    """Options of a policy file.
+def compiled(options: CompiledOptions, function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """`function`, to be compiled when it is called first (see `compiling`).
 
     Raises:
-        ConfigError: with every key that is missing, unknown or wrong.
+        ConfigError: when the device has no CUDA graphs and they are asked for.
+    """
+    if options.compile == "none":
+        return function
+    if options.compile == "reduce-overhead" and device.type != "cuda":
+        raise ConfigError(
+            f"option compile is 'reduce-overhead', CUDA graphs, but the model is on {device}; use 'default', or a GPU"
+        )
+    return torch.compile(function, mode=options.compile)
+
+
+@contextmanager
+def compiling(options: CompiledOptions) -> Iterator[None]:
+    """For the first calls.
+
+    Raises:
+        ConfigError: when the compiler fails.
     """
     try:
-        return kind.model_validate(dict(options))
-    except ValidationError as error:
-        raise ConfigError(describe_errors(Path(f"options of the {backend} backend"), error)) from error
+        yield
+    except Exception as error:  # of the compiler, with no common root
+        raise ConfigError(
+            f"option compile is {options.compile}, and the compiler fails: {type(error).__name__}: {error}; "
+            "leave the key out"
+        ) from error
 
 
 # Checkpoint folders

@@ -22,13 +22,13 @@ from websockets.sync.client import ClientConnection, connect
 from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.robot import Robot
 from vla_policy_node.backends.encodings import pack_openpi, unpack_openpi
+from vla_policy_node.backends.options import read_options
 from vla_policy_node.backends.remote import (
     LONGEST_MESSAGE,
     Answer,
     LinkError,
     RemoteBackend,
     RemoteOptions,
-    read_options,
 )
 
 _log = logging.getLogger(__name__)

@@ -8,12 +8,11 @@ import time
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
 from torch import Tensor
 
 from vla_contract.chunk import ActionChunk
@@ -22,55 +21,22 @@ from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import check_fit, weights_digest
 from vla_contract.robot import Robot
-from vla_policy_node.backends.declared import openvla_metadata, read_action_range
+from vla_policy_node.backends.declared import check_openvla_options, openvla_metadata, read_action_range
 from vla_policy_node.backends.interface import Interface, read_json
 from vla_policy_node.backends.local import (
-    CompiledOptions,
     choose_device,
     choose_dtype,
+    compiled,
+    compiling,
     load_weights,
     prepare,
-    read_options,
     read_tokenizer,
 )
+from vla_policy_node.backends.options import OpenVlaOptions, read_options
 from vla_policy_node.backends.prismatic import Pixels, load_prismatic
 from vla_policy_node.core.action_tokens import BINS, from_tokens
 
-PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 _EMPTY = "\u2581"  # Llama's word for nothing: stood before every action in OpenVLA's training
-
-
-class OpenVlaOptions(CompiledOptions):
-    """See CompiledOptions (`compile` is for OpenVLA's own checkpoints); `inputs` is one camera as it delivers
-    (`height: null, width: null`) and the instruction.
-
-    Attributes:
-        name: of the policy, for people and records.
-        unnorm_key: the data set whose range the actions have; empty: the only one that the checkpoint knows.
-        prompt: of the model's training; `{instruction}` is the sentence in lower case.
-        horizon: actions in an answer; dt: s between them.
-        hold: s after the observation until which the last target is kept, so that the plan outlasts the next inference.
-        crop: share of the image's area that the model sees; 0.9 for models that were trained with random crops.
-        vocabulary: its size for action tokens; None: as the checkpoint says.
-        trust_remote_code: cannot be true.
-    """
-
-    name: str = "openvla"
-    unnorm_key: str = ""
-    prompt: str = PROMPT
-    horizon: Annotated[int, Field(ge=1, le=100)] = 1
-    dt: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
-    hold: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] = 1.0
-    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    vocabulary: Annotated[int, Field(ge=BINS)] | None = None
-    trust_remote_code: Literal[False] = False
-
-    @field_validator("prompt")
-    @classmethod
-    def _with_instruction(cls, value: str) -> str:
-        if value.count("{instruction}") != 1:
-            raise ValueError("expected the place of the sentence, {instruction}, once")
-        return value
 
 
 def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "OpenVlaBackend":
@@ -136,8 +102,8 @@ class _Prismatic:
         self._begin = text.bos_token_id
         self._tokens = lru_cache(maxsize=64)(self._tokenise)
         if options.compile != "none":
-            self._network.compile_with(lambda function: options.compiled(function, device))
-            with options.compiling():
+            self._network.compile_with(lambda function: compiled(options, function, device))
+            with compiling(options):
                 self.answer(np.zeros((64, 64, 3), np.uint8), options.prompt, 2)
 
     def answer(self, image: NDArray[np.uint8], prompt: str, count: int) -> NDArray[np.int64]:
@@ -168,9 +134,7 @@ class _Native:
                 f"{own if 'auto_map' in config else ''}; serve it from its own environment and use a remote backend, "
                 "e.g. openvla_rest"
             )
-        if options.crop != 1 or options.compile != "none":
-            key = "crop" if options.crop != 1 else "compile"
-            raise ConfigError(f"option {key} is for OpenVLA checkpoints; leave it out")
+        check_openvla_options(options, config)
         try:
             self._processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # of several libraries, with no common root

@@ -19,13 +19,13 @@ from pydantic import Field
 from vla_contract.errors import InferenceError
 from vla_contract.robot import Robot
 from vla_policy_node.backends.encodings import dumps_json, loads_json
+from vla_policy_node.backends.options import read_options
 from vla_policy_node.backends.remote import (
     LONGEST_MESSAGE,
     Answer,
     LinkError,
     RemoteBackend,
     RemoteOptions,
-    read_options,
 )
 
 _PIECE = 1 << 20  # bytes

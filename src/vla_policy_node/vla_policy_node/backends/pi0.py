@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor
 
 from vla_contract.chunk import ActionChunk
@@ -28,25 +27,10 @@ from vla_policy_node.backends import Answer, Question, attempt
 from vla_policy_node.backends.declared import check_pi0_sizes, in_physical_units
 from vla_policy_node.backends.guidance import Guide, Memory, integrate, together
 from vla_policy_node.backends.interface import Interface, read_json
-from vla_policy_node.backends.local import CompiledOptions, load_weights, read_options, read_tokenizer
+from vla_policy_node.backends.local import compiled, compiling, load_weights, read_tokenizer
+from vla_policy_node.backends.options import Pi0Options, read_options
 
 Array = NDArray[np.float64]
-
-
-class Pi0Options(CompiledOptions):
-    """See CompiledOptions; a step of the flow is what is compiled.
-
-    Attributes:
-        num_steps: of the flow; None: as the checkpoint says.
-        guidance: beta of real-time chunking; 0: chunks are not drawn toward the motion under way.
-        prompt_tokens: that every prompt is padded to; a longer one is refused.
-        batch: robots in one pass at most, with `compile`: passes for 1, 2, 4 … robots are compiled while loading.
-    """
-
-    num_steps: Annotated[int, Field(ge=1, le=1000)] | None = None
-    guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] = 5.0
-    prompt_tokens: Annotated[int, Field(ge=2, le=1024)] = 48
-    batch: Annotated[int, Field(ge=1, le=64)] = 1
 
 
 @dataclass(frozen=True)
@@ -98,7 +82,7 @@ class Pi0Backend:
         self._memory = Memory(self._times)
         self._noise = torch.Generator()
         self._prompt = lru_cache(maxsize=64)(self._tokenise)
-        self._denoise = options.compiled(self._model, self._model.device)
+        self._denoise = compiled(options, self._model, self._model.device)
         if options.compile != "none":
             self._warm_up(robot)
         self.reset()
@@ -276,7 +260,7 @@ class Pi0Backend:
         before = still(robot, self.metadata)
         held = Trajectory([0.0, self.metadata.dt], np.stack([before.positions] * 2))
         self.reset()
-        with self._options.compiling():
+        with compiling(self._options):
             for prefix in (None, held):
                 one, size = self._asked(before, prefix, self._memory, self._noise), 1
                 while size <= self._options.batch:

@@ -10,21 +10,21 @@ known to be away it does not wait at all, and on a connection that works `timeou
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, Protocol, Self, TypeVar
+from typing import Annotated, Any, NamedTuple, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from vla_contract.chunk import ActionChunk
 from vla_contract.errors import ConfigError, InferenceError, Unavailable
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import PolicyMetadata, Statistics
-from vla_contract.robot import Robot, describe_errors
+from vla_contract.robot import Robot
 from vla_policy_node.backends.interface import joint_chunk
 from vla_policy_node.core.action_spaces import ActionDecoder, ActionLayout
 from vla_policy_node.core.model_inputs import ModelInputs
@@ -109,21 +109,6 @@ class RemoteOptions(BaseModel):
         if not path.is_absolute() or not key.isprintable() or not key:
             raise ConfigError(f"api_key_file: '{path}' must be an absolute path of a file with one line, the key")
         return key
-
-
-Options = TypeVar("Options", bound=RemoteOptions)
-
-
-def read_options(kind: type[Options], backend: str, options: Mapping[str, Any]) -> Options:
-    """Options of a policy file.
-
-    Raises:
-        ConfigError: with every key that is missing, unknown or wrong.
-    """
-    try:
-        return kind.model_validate(dict(options))
-    except ValidationError as error:
-        raise ConfigError(describe_errors(Path(f"options of the {backend} backend"), error)) from error
 
 
 class LinkError(Exception):

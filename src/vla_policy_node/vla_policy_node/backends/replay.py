@@ -7,39 +7,22 @@ robot is: a straight lead-in goes to the first point at no more than `lead_in` r
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from vla_contract.chunk import ActionChunk, BaseMotion
-from vla_contract.errors import ChunkError, ConfigError, unknown
+from vla_contract.errors import ChunkError, ConfigError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import CameraInput, PolicyMetadata, Statistics, file_digest
-from vla_contract.robot import Robot, describe_errors, read_yaml
+from vla_contract.robot import Robot, read_yaml
+from vla_policy_node.backends.options import ReplayOptions, read_options
 
 Array = NDArray[np.float64]
 
-
-class Options(BaseModel):
-    """Options of the policy file.
-
-    Attributes:
-        cameras: that an observation must hold, although a replay does not look.
-        horizon, dt: points of a chunk, and s between them.
-        lead_in: rad/s or m/s, fastest on the way to the first point.
-        at_end: stay at the last point, or begin again.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    cameras: tuple[str, ...] = ()
-    horizon: int = Field(default=16, ge=2, le=1000)
-    dt: float = Field(default=0.1, gt=0, le=10)
-    lead_in: float = Field(default=0.3, gt=0, le=3)
-    at_end: Literal["stay", "again"] = "stay"
+_UNFINISHED = 0.89  # largest progress before the end
 
 
 def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "ReplayBackend":
@@ -48,13 +31,8 @@ def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "ReplayB
     Raises:
         ConfigError: when it cannot be read, or does not move exactly the robot's joints.
     """
-    try:
-        chosen = Options.model_validate(dict(options))
-    except ValidationError as error:
-        raise ConfigError(describe_errors(Path("options of the replay backend"), error)) from error
-    for camera in chosen.cameras:
-        if camera not in robot.cameras:
-            raise ConfigError(f"options of the replay backend: {unknown('camera', camera, robot.cameras)}")
+    chosen = read_options(ReplayOptions, "replay", options)
+    chosen.check("replay", robot)
     recording = _read(checkpoint, robot.joints)
     if recording.base is not None and robot.base is None:
         raise ConfigError(f"recording '{checkpoint}' holds base_twists, robot '{robot.name}' has no mobile base")
@@ -97,6 +75,14 @@ def _read(path: Path, joints: tuple[str, ...]) -> Recording:
         raise ConfigError(f"recording '{path}' is malformed: {error}") from error
 
 
+def played_progress(elapsed: float, end: float, endless: bool) -> float:
+    """[0, 1], of what is played for `end` s: below what ends a task (`done.progress`, 0.9 by default) until all of it
+    has been played, and for ever where it begins again."""
+    if endless:
+        return 0.0
+    return 1.0 if elapsed >= end else _UNFINISHED * max(0.0, elapsed / end)
+
+
 def played_metadata(
     name: str, digest: str, robot: Robot, cameras: Sequence[str], horizon: int, dt: float
 ) -> PolicyMetadata:
@@ -120,7 +106,7 @@ def played_metadata(
 class ReplayBackend:
     """One recording; time runs from the first observation after `reset`."""
 
-    def __init__(self, recording: Recording, digest: str, name: str, robot: Robot, options: Options):
+    def __init__(self, recording: Recording, digest: str, name: str, robot: Robot, options: ReplayOptions):
         self.recording = recording
         self.options = options
         self._start: int | None = None
@@ -148,12 +134,11 @@ class ReplayBackend:
             # It stands during the lead-in, and drives as recorded behind it.
             twists = [self.recording.base.sample(t) * (t >= 0) for t in since + times]
             base = BaseMotion(times, np.stack(twists))
-        duration = max(self._path.end, 1e-9)
         return ActionChunk(
             stamp_ns=observation.stamp_ns,
             joint_names=self.metadata.joints,
             trajectory=Trajectory(times, self._path.sample(elapsed + times).positions),
-            progress=float(min(1.0, elapsed / duration)),
+            progress=played_progress(elapsed, self._path.end, endless=self.options.at_end == "again"),
             confidence=1.0,
             base=base,
         )

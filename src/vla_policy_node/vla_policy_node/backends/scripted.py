@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vla_contract.chunk import ActionChunk
-from vla_contract.errors import ConfigError, InferenceError, unknown
+from vla_contract.errors import ConfigError, InferenceError
 from vla_contract.interpolation import Trajectory
 from vla_contract.observation import Observation
 from vla_contract.policy import file_digest
 from vla_contract.robot import Robot, describe_errors, read_yaml
-from vla_policy_node.backends.replay import played_metadata
+from vla_policy_node.backends.options import ScriptedOptions, read_options
+from vla_policy_node.backends.replay import played_metadata, played_progress
 
 Array = NDArray[np.float64]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -78,19 +79,6 @@ class Script(_Strict):
     repeat: bool = False
 
 
-class Options(_Strict):
-    """Options of the policy file.
-
-    Attributes:
-        cameras: that an observation must hold, although a script does not look.
-        horizon, dt: points of a chunk, and s between them.
-    """
-
-    cameras: tuple[str, ...] = ()
-    horizon: int = Field(default=16, ge=2, le=1000)
-    dt: float = Field(default=0.1, gt=0, le=10)
-
-
 class _Way(NamedTuple):
     path: Trajectory
     goals: Array  # (K,) set-points of the gripper at the path's points
@@ -102,13 +90,8 @@ def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "Scripte
     Raises:
         ConfigError: when it is malformed, does not fit the robot, or leads out of its limits or reach from home.
     """
-    try:
-        chosen = Options.model_validate(dict(options))
-    except ValidationError as error:
-        raise ConfigError(describe_errors(Path("options of the scripted backend"), error)) from error
-    for camera in chosen.cameras:
-        if camera not in robot.cameras:
-            raise ConfigError(f"options of the scripted backend: {unknown('camera', camera, robot.cameras)}")
+    chosen = read_options(ScriptedOptions, "scripted", options)
+    chosen.check("scripted", robot)
     try:
         script = Script.model_validate(read_yaml(checkpoint, "script"))
     except ValidationError as error:
@@ -132,7 +115,7 @@ def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "Scripte
 class ScriptedBackend:
     """One script; time runs from the first observation after `reset`."""
 
-    def __init__(self, script: Script, robot: Robot, options: Options, path: Path):
+    def __init__(self, script: Script, robot: Robot, options: ScriptedOptions, path: Path):
         self._script, self._robot, self._options = script, robot, options
         self._arm = np.array([robot.joints.index(joint) for joint in robot.arm_joints])
         self._limits = robot.limits()
@@ -172,7 +155,7 @@ class ScriptedBackend:
             stamp_ns=observation.stamp_ns,
             joint_names=self._robot.joints,
             trajectory=Trajectory(times, positions),
-            progress=0.0 if self._script.repeat else float(np.clip(elapsed / way.path.end, 0.0, 1.0)),
+            progress=played_progress(elapsed, way.path.end, endless=self._script.repeat),
             confidence=1.0,
         )
 

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 JOINTS = "joint_states"
 _NS = 1e-9
-_IMAGES_KEPT = 4  # per camera: enough to find the one nearest to the other cameras' newest
+_IMAGES_KEPT = 4  # per camera, however old
 _STATES_KEPT = 512
 _STATES_PER_SECOND = 2000  # most that come while a policy looks back
 _FINEST = 0.125  # spacings of a history, that its images are kept apart: more of them would only take memory
@@ -115,11 +115,12 @@ class ObservationBuffer(Generic[T]):
         self.tolerances = tolerances
         self._joints = tuple(joints)
         self._history = history
-        # The present lies as far behind the newest image as the slowest camera may.
-        reach = 0.0 if history is None else history.span + tolerances.image_age + tolerances.future
+        # The present lies as far behind the newest image as the slowest camera may; alone, a camera is the slowest.
+        reach = 0.0 if history is None else history.span
+        if history is not None or len(cameras) > 1:
+            reach += tolerances.image_age + tolerances.future
         self._reach_ns, self._apart_ns = round(reach / _NS), round((history.dt if history else 0.0) * _FINEST / _NS)
-        kept = _IMAGES_KEPT if history is None else None
-        self._images: dict[str, deque[_Image[T]]] = {name: deque(maxlen=kept) for name in cameras}
+        self._images: dict[str, deque[_Image[T]]] = {name: deque() for name in cameras}
         self._still: dict[str, _Still] = {}
         self._states: deque[_State] = deque(maxlen=_STATES_KEPT + math.ceil(reach * _STATES_PER_SECOND))
         self._unmoved_since = 0
@@ -140,8 +141,7 @@ class ObservationBuffer(Generic[T]):
                 return  # out of order, or a repetition that must not pass as fresh
             kept.clear()
         kept.append(_Image(stamp_ns, received_ns, image))
-        if self._history is not None:
-            self._forget(kept)
+        self._forget(kept)
         still = self._still.get(camera)
         if still is None or still.fingerprint != fingerprint:
             # Not the newest joint state: it may be older than the picture, from before the robot moved.

@@ -30,6 +30,7 @@ STRATEGIES: tuple[str, ...] = get_args(Strategy)
 _NS = 1e-9
 _HISTORY = 1.0  # s of the past that the plan keeps: an observation is older than the plan's present
 _JITTER = 0.005  # s, of camera stamps
+_STILL = 1e-4  # rad or m, and by seconds: what moves less is at rest
 
 
 @dataclass(frozen=True)
@@ -288,10 +289,14 @@ class ChunkScheduler:
         now = self._seconds(now_ns)
         at = now + self.schedule.margin
         base, kind, _ = self._base(now, at, reality)
+        if kind == "rest" and self._plan.start <= now < self._plan.end:
+            # The robot is not where it was told to be; what it was told goes on all the same, if nobody ends it.
+            base, kind = (self._plan if self._plan.end >= at else self._braked(self._plan, at)), "plan"
         start, at = snap(base, max(now, base.start)), snap(base, max(at, base.start))
         head = portion(base, start, at)
         state = end_of(head)
-        if kind == "rest" or np.abs(state[1]).max() < 1e-4:
+        ahead = self._plan.positions[self._plan.times > at]
+        if np.abs(state[1]).max() < _STILL and np.abs(ahead - state[0]).max(initial=0.0) < _STILL:
             return None
         tail = self._shaper.brake(state, at, self._targets.low, self._targets.high)
         published = join(head, tail)

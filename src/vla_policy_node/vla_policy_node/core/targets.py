@@ -19,9 +19,7 @@ Array = NDArray[np.float64]
 EDGE = 0.01
 _SETTLE = 6  # steps that a motion gets to come to rest at a point
 _REMEMBERED = 12  # chunks that an ensemble may hold
-_MOST = (
-    256  # points of a chunk that are looked at: the work grows with their third power, and the next chunk comes soon
-)
+_MOST = 256  # points of a chunk that are looked at, evenly spread: the work grows with their third power
 _CLOSEST = 1e-4  # s between two points: what is closer makes accelerations of rounding errors
 _FADE = 0.3  # s, in which a chunk of an ensemble loses its weight toward its end
 
@@ -71,7 +69,8 @@ class TargetMaker:
         """
         if chunk.joint_names != self._limits.names:
             raise ChunkError(f"chunk is for joints {list(chunk.joint_names)}, the robot has {list(self._limits.names)}")
-        points, times = chunk.positions[:_MOST], chunk.trajectory.times[:_MOST]
+        every = -(-len(chunk.trajectory) // _MOST)  # the last one of every so many
+        points, times = chunk.positions[every - 1 :: every], chunk.trajectory.times[every - 1 :: every]
         if len(times) < 2 or times[0] <= 0:
             why = f"{chunk.shortened}: " if chunk.shortened else ""
             raise ChunkError(

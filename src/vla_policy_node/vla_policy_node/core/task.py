@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 
+_SET_BACK = 1.0  # s, from which on a clock was not only adjusted
+
 
 class Outcome(IntEnum):
     """As in ExecuteTask.action."""
@@ -64,6 +66,7 @@ class Task:
         self._broken = ""
         self._unarmed_since: int | None = None
         self._mode = ""
+        self._latest_ns = now_ns
 
     def duration(self, now_ns: int) -> float:
         """s since the start."""
@@ -101,6 +104,11 @@ class Task:
 
     def verdict(self, now_ns: int, cancel_requested: bool) -> Verdict | None:
         """How the task has ended; None: it goes on."""
+        back, self._latest_ns = (self._latest_ns - now_ns) * 1e-9, max(self._latest_ns, now_ns)
+        if back > _SET_BACK:
+            return Verdict(
+                Outcome.FAILED, f"the clock was set back by {back:.1f} s, stamps mean nothing: send the task again"
+            )
         if cancel_requested:
             return Verdict(Outcome.CANCELED, f"canceled after {self.duration(now_ns):.1f} s")
         if self._broken:

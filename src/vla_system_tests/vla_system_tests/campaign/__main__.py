@@ -1,4 +1,4 @@
-"""`python -m vla_system_tests.campaign safety`: see `--help`."""
+"""`./vla campaign safety`: see `--help`."""
 
 import argparse
 import json

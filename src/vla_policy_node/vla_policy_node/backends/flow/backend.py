@@ -23,10 +23,9 @@ from vla_policy_node.backends.flow.checkpoint import load_checkpoint
 from vla_policy_node.backends.flow.model import FlowPolicy
 from vla_policy_node.backends.flow.text import SentenceEncoder
 from vla_policy_node.backends.guidance import Guide, Memory, together
+from vla_policy_node.backends.options import FlowOptions, read_options
 
 Array = NDArray[np.float64]
-OPTIONS: Mapping[str, int | float] = {"threads": 2, "steps": 5, "seed": 0, "guidance": 5.0}
-_MOST_GUIDANCE = 100.0
 _UNREACHABLE = 0.02  # m; farther off, the chunk is not what the policy meant
 
 
@@ -42,30 +41,17 @@ def load(checkpoint: Path, robot: Robot, options: Mapping[str, Any]) -> "FlowBac
     """Loads a checkpoint folder for a robot.
 
     Args:
-        options: `threads` of torch, `steps` of the flow, `seed` of its noise, `guidance`: largest weight of the pull
-            toward the motion under way (0: off).
+        options: see `FlowOptions`.
 
     Raises:
         ConfigError: when the checkpoint is missing, changed or malformed, or an option is unknown or out of range.
         MismatchError: when the policy does not fit the robot.
     """
-    values = _options(options)
-    torch.set_num_threads(int(values["threads"]))
+    chosen = read_options(FlowOptions, "flow", options)
+    torch.set_num_threads(chosen.threads)
     model, metadata = load_checkpoint(Path(checkpoint))
     check_fit(metadata, robot)
-    return FlowBackend(model, metadata, robot, int(values["steps"]), int(values["seed"]), values["guidance"])
-
-
-def _options(options: Mapping[str, Any]) -> dict[str, int | float]:
-    for name, value in options.items():
-        if name not in OPTIONS:
-            raise ConfigError(f"flow policy: {unknown('option', name, OPTIONS)}")
-        if name == "guidance":
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= _MOST_GUIDANCE:
-                raise ConfigError(f"flow policy: option guidance is {value!r}, expected 0 .. {_MOST_GUIDANCE:g}")
-        elif isinstance(value, bool) or not isinstance(value, int) or value < (0 if name == "seed" else 1):
-            raise ConfigError(f"flow policy: option {name} is {value!r}, expected a positive integer")
-    return {**OPTIONS, **options}
+    return FlowBackend(model, metadata, robot, chosen)
 
 
 class _Seen(NamedTuple):
@@ -81,19 +67,11 @@ class _Seen(NamedTuple):
 class FlowBackend:
     """Answers observations with joint chunks. Use from one thread."""
 
-    def __init__(
-        self,
-        model: FlowPolicy,
-        metadata: PolicyMetadata,
-        robot: Robot,
-        steps: int = 5,
-        seed: int = 0,
-        guidance: float = 5.0,
-    ):
+    def __init__(self, model: FlowPolicy, metadata: PolicyMetadata, robot: Robot, options: FlowOptions):
         if robot.gripper is None:
             raise ConfigError(f"robot '{robot.name}' has no gripper; policy '{metadata.name}' commands one")
         self.metadata = metadata
-        self._model, self._steps, self._guidance = model, steps, guidance
+        self._model, self._steps, self._guidance = model, options.steps, options.guidance
         self._robot, self._gripper = robot, robot.gripper
         self._finger = robot.joints.index(robot.gripper.joint)
         self._kinematics = ToolKinematics(robot.urdf(), robot.joints, robot.tool_frame, robot.home)
@@ -101,7 +79,7 @@ class FlowBackend:
         self._sentences = SentenceEncoder()
         self._state = metadata.statistics["state"].arrays()
         self._action = [torch.tensor(a, dtype=torch.float32) for a in metadata.statistics["action"].arrays()]
-        self.draw(seed)
+        self.draw(options.seed)
         self._times = metadata.dt * np.arange(1, metadata.horizon + 1)
         self._memory = Memory(self._times)
 
