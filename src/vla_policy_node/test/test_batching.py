@@ -134,10 +134,12 @@ class Counting:
         return ActionChunk(seen.stamp_ns, FR3.joints, Trajectory([0.1, 0.2], rows))
 
 
-def test_a_policy_that_remembers_by_itself_forgets_at_each_change_of_client():
+def test_a_policy_that_remembers_by_itself_forgets_at_each_change_of_client_and_who_takes_turns_is_told(caplog):
     policy = Answering(Counting(load_backend(locate("flow"), FLOW, FR3, {}).metadata))
-    counted = [reply.actions[0, 0] for reply in policy.answer([Call(c, seen(0, 0)) for c in "aabaa"])]
-    assert counted == [1, 2, 1, 1, 2]
+    counted = [reply.actions[0, 0] for reply in policy.answer([Call(c, seen(0, 0)) for c in "aab"])]
+    assert counted == [1, 2, 1] and "take turns" not in caplog.text, "one came after the other"
+    counted = [reply.actions[0, 0] for reply in policy.answer([Call(c, seen(0, 0)) for c in "aabab"])]
+    assert counted == [1, 2, 1, 1, 1] and caplog.text.count("two clients take turns") == 1
 
 
 class Driving(Counting):

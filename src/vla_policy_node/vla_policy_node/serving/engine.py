@@ -89,7 +89,8 @@ class Answering:
     def __init__(self, backend: Backend):
         self._backend = backend
         self._times = backend.metadata.dt * np.arange(1, backend.metadata.horizon + 1)
-        self._speaker = ""
+        self._speaker = self._before = ""
+        self._told = False
 
     def answer(self, calls: Sequence[Call]) -> list[Reply | InferenceError]:
         """In the order of the calls; one that fails does not spoil the others'."""
@@ -115,7 +116,14 @@ class Answering:
         if self._speaker != call.client:
             # What the backend remembers is another client's episode; the protocol itself has no reset.
             self._backend.reset()
-            self._speaker = call.client
+            if call.client == self._before and not self._told:  # they take turns
+                self._told = True
+                _log.warning(
+                    "policy '%s' remembers one episode at most, and two clients take turns: it begins anew each time; "
+                    "give each robot a server of its own",
+                    self._backend.metadata.name,
+                )
+            self._before, self._speaker = self._speaker, call.client
         return Answer(self._backend.infer(call.observation, None))
 
     def _reply(self, answer: Answer, took: float, batch: int) -> Reply:
