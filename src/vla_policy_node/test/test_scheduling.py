@@ -331,6 +331,16 @@ def test_a_robot_that_lags_behind_what_it_was_told_is_stopped_too():
     behind = Reality(world.position(now) - [0.2, 0.0, 0.0], played.trajectory, played.stamp_ns)
     stop = world.scheduler.stop(now, behind)
     assert stop is not None and np.abs(stop.velocities[-1]).max() < 1e-9
+    begins = played.trajectory.sample(stop.start + (world.scheduler.observed_ns - played.stamp_ns) * 1e-9)
+    assert np.abs(stop.positions[0] - begins.positions[0]).max() < 1e-3, "it brakes along what is played"
+
+
+def test_a_robot_that_stands_elsewhere_and_was_told_nothing_stays_there():
+    world = run(World(), [0.1] * 4)
+    now = world.published[-1][0] + round(0.3 * S)
+    elsewhere = world.position(now) - [0.2, 0.0, 0.0]
+    stop = world.scheduler.stop(now, Reality(elsewhere))
+    assert stop is not None and np.abs(stop.positions - elsewhere).max() < 1e-9
 
 
 def test_stop_comes_to_rest_inside_the_bounds():

@@ -27,7 +27,7 @@ def pair():
 def test_round_trip(values, text, number):
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        wire.send(ours, {"values": values, "text": text, "number": number, "none": None, "bytes": b"x"})
+        ours.sendall(wire.pack({"values": values, "text": text, "number": number, "none": None, "bytes": b"x"}))
         message = wire.receive(theirs)
     np.testing.assert_array_equal(message["values"], values)
     assert (message["text"], message["number"], message["none"], message["bytes"]) == (text, number, None, b"x")
@@ -37,7 +37,7 @@ def test_chunks(pair):
     chunk = ActionChunk(
         7, ("a",), Trajectory([0.1, 0.2], [[1.0], [2.0]], [[0.0], [1.0]]), confidence=0.5, progress=0.25
     )
-    wire.send(pair[0], wire.chunk_map(chunk))
+    pair[0].sendall(wire.pack(wire.chunk_map(chunk)))
     back = wire.chunk_of(wire.receive(pair[1]))
     assert back.stamp_ns == 7 and back.joint_names == ("a",) and (back.confidence, back.progress) == (0.5, 0.25)
     np.testing.assert_array_equal(back.trajectory.velocities, chunk.trajectory.velocities)
@@ -89,7 +89,7 @@ def test_what_is_not_ours(pair, raw, words):
 )
 def test_what_cannot_be_sent(pair, value, words):
     with pytest.raises(wire.WireError, match=f"cannot be sent: .*{words}"):
-        wire.send(pair[0], {"value": value})
+        pair[0].sendall(wire.pack({"value": value}))
 
 
 @given(st.lists(st.text()), st.integers(1, 50))

@@ -33,12 +33,22 @@ def come_back(function, *arguments):
     return returned[0]
 
 
-def test_nobody_waits_for_a_process_that_hangs_however_much_is_to_be_said(start, tmp_path):
-    deaf = tmp_path / "deaf"
-    worker, event = start(options={"deaf": str(deaf)}, inference_timeout=1.0)
-    pid = worker.pid
-    deaf.touch()
-    worker.reset()
+@pytest.fixture
+def deafened(start, tmp_path):
+    """A worker whose process does not listen until the file is gone: worker, events, process, file."""
+
+    def make(inference_timeout):
+        deaf = tmp_path / "deaf"
+        worker, event = start(options={"deaf": str(deaf)}, inference_timeout=inference_timeout)
+        deaf.touch()
+        worker.reset()
+        return worker, event, worker.pid, deaf
+
+    return make
+
+
+def test_nobody_waits_for_a_process_that_hangs_however_much_is_to_be_said(deafened):
+    worker, event, pid, deaf = deafened(1.0)
     come_back(worker.infer, observation("x" * LONG))
     come_back(worker.reset)
     down = event()
@@ -51,12 +61,9 @@ def test_nobody_waits_for_a_process_that_hangs_however_much_is_to_be_said(start,
     assert isinstance(answer, Answer) and answer.id == identifier and worker.restarts == 1
 
 
-def test_what_a_busy_process_cannot_take_at_once_arrives_whole(start, tmp_path):
-    deaf = tmp_path / "deaf"
-    worker, event = start(options={"deaf": str(deaf)}, inference_timeout=30.0)
+def test_what_a_busy_process_cannot_take_at_once_arrives_whole(deafened):
+    worker, event, _, deaf = deafened(30.0)
     said = "digest " + "x" * LONG
-    deaf.touch()
-    worker.reset()
     identifier = come_back(worker.infer, observation(said))
     come_back(worker.reset)
     deaf.unlink()
@@ -66,12 +73,8 @@ def test_what_a_busy_process_cannot_take_at_once_arrives_whole(start, tmp_path):
     assert isinstance(event(), Answer) and worker.restarts == 0
 
 
-def test_a_process_that_does_not_listen_is_closed_like_others(start, tmp_path):
-    deaf = tmp_path / "deaf"
-    worker, _ = start(options={"deaf": str(deaf)}, inference_timeout=600.0)
-    pid = worker.pid
-    deaf.touch()
-    worker.reset()
+def test_a_process_that_does_not_listen_is_closed_like_others(deafened):
+    worker, _, pid, _ = deafened(600.0)
     come_back(worker.infer, observation("x" * LONG))
     worker.close()
     assert gone(pid)

@@ -46,9 +46,7 @@ class TaskServer(ActionServer):
         self._begin(goal)
 
     def notify_execute(self, goal_handle: ServerGoalHandle, execute_callback: Any) -> None:
-        """Without a callback of its own a goal only changes its state."""
-        if execute_callback is not None:
-            super().notify_execute(goal_handle, execute_callback)
+        """A goal only changes its state."""
 
     def conclude(self, goal: ServerGoalHandle, result: Any, succeeded: bool) -> None:
         """Sends the result at once, for the node may end now; the goal ends as succeeded, as canceled if that was asked

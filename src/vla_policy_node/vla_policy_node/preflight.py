@@ -22,6 +22,7 @@ from vla_contract.policy import METADATA_FILE, PolicyMetadata, check_fit, load_m
 from vla_contract.robot import Robot, load_robot
 from vla_policy_node.backends import follows_prefix, locate
 from vla_policy_node.backends.declared import declare
+from vla_policy_node.backends.remote import MOST_POINTS
 from vla_policy_node.config import PolicyFile, load_policy_file
 from vla_policy_node.worker.client import WorkerSpec
 from vla_policy_node.worker.environment import package_folders, worker_environment
@@ -35,7 +36,6 @@ _ROTATIONS = (3, 4, 6, 9)  # numbers of a rotation, by representation
 _EAGER = 2.0  # times what a joint can do in the time: by so much may the deltas of training data ask for more
 # No arm's tool is so fast or so far away; millimetres that are read as metres are.
 _TOOL_SPEED, _TOOL_PLACE = 10.0, 10.0  # m/s, m from the base
-_MOST_POINTS = 1000  # of a chunk
 _PROBE_TIMEOUT = 120.0  # s; a cold disk and torch
 
 
@@ -90,8 +90,8 @@ def check_reach(metadata: PolicyMetadata, policy: PolicyFile, hold: float = 0.0)
         misfit = (
             f"{told}: a chunk of one point, expected two at least; set options.hold to {2 * metadata.dt:g} s or more"
         )
-    elif points > _MOST_POINTS:
-        misfit = f"{told}: a chunk of {points} points, expected at most {_MOST_POINTS}; lower options.hold"
+    elif points > MOST_POINTS:
+        misfit = f"{told}: a chunk of {points} points, expected at most {MOST_POINTS}; lower options.hold"
     elif reach <= needed + 1e-6:
         misfit = (
             f"{told}: chunks reach {reach:g} s beyond their observation, expected more than {needed:g} s "

@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
 LONGEST_MESSAGE = 64 * 1024 * 1024  # bytes; a server must not be able to fill our memory
-_MOST_POINTS = 1000  # of a chunk
+MOST_POINTS = 1000  # of a chunk
 _HOLD_OF_ONE = 1.0  # s, as the OpenVLA in this process holds its one action
 Seconds = Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)]
 
@@ -69,15 +69,15 @@ class RemoteOptions(BaseModel):
     longest_retry: Seconds = 8.0
     inputs: dict[str, Any]
     action: ActionLayout
-    horizon: Annotated[int, Field(gt=0, le=_MOST_POINTS)]
+    horizon: Annotated[int, Field(gt=0, le=MOST_POINTS)]
     dt: Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
     hold: Annotated[float, Field(ge=0, le=60, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
     def _bounded(self) -> Self:
-        if self.held / self.dt > _MOST_POINTS:
+        if self.held / self.dt > MOST_POINTS:
             raise ValueError(
-                f"a hold of {self.held:g} s has more than {_MOST_POINTS} points of dt {self.dt:g} s; lower it"
+                f"a hold of {self.held:g} s has more than {MOST_POINTS} points of dt {self.dt:g} s; lower it"
             )
         return self
 

@@ -289,9 +289,9 @@ class ChunkScheduler:
         now = self._seconds(now_ns)
         at = now + self.schedule.margin
         base, kind, _ = self._base(now, at, reality)
-        if kind == "rest" and self._plan.start <= now < self._plan.end:
+        if kind == "rest" and (played := self._command(now, at, reality, near=False)) and played[0].start <= now:
             # The robot is not where it was told to be; what it was told goes on all the same, if nobody ends it.
-            base, kind = (self._plan if self._plan.end >= at else self._braked(self._plan, at)), "plan"
+            base, kind = played[0], "command"
         start, at = snap(base, max(now, base.start)), snap(base, max(at, base.start))
         head = portion(base, start, at)
         state = end_of(head)
@@ -330,9 +330,11 @@ class ChunkScheduler:
         braked = join(plan, tail)
         return braked if braked.end >= at else join(braked, rest_at(braked.positions[-1], braked.end, at))
 
-    def _command(self, now: float, at: float, reality: Reality) -> tuple[Trajectory, float, Array] | None:
-        """The controller's trajectory up to `at`, if the robot really follows it; and when it is met (now, or when it
-        begins), and where (n,)."""
+    def _command(
+        self, now: float, at: float, reality: Reality, near: bool = True
+    ) -> tuple[Trajectory, float, Array] | None:
+        """The controller's trajectory up to `at`, if the robot really follows it (`near`), or if it is not over; and
+        when it is met (now, or when it begins), and where (n,)."""
         played = reality.command
         if played is None:
             return None
@@ -342,7 +344,7 @@ class ChunkScheduler:
         curve = Trajectory(times, played.positions, velocities, accelerations)
         meet = max(now, curve.start)
         there = state_at(curve, meet)[0]
-        if not self._near(there, reality.positions):
+        if not self._near(there, reality.positions) and (near or curve.end <= now):
             return None
         if curve.start > now:
             # It begins in a moment; until then the robot is about where it begins.

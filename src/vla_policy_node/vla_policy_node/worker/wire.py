@@ -43,11 +43,6 @@ def pack(message: dict[str, Any]) -> bytes:
     return _LENGTH.pack(len(payload)) + payload
 
 
-def send(connection: socket.socket, message: dict[str, Any]) -> None:
-    """Writes one frame; blocks until it is written. Raises as `pack`."""
-    connection.sendall(pack(message))
-
-
 def receive(connection: socket.socket) -> dict[str, Any] | None:
     """Reads one frame; None: the other side has closed.
 
